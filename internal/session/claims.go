@@ -1,0 +1,210 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The claims that a session JWT has beyond the registered ones (RFC 7519, section 4.1).
+const (
+	sessionClaim      = "https://stytch.com/session"
+	organizationClaim = "https://stytch.com/organization"
+)
+
+const (
+	// maxHeaderLength bounds the JSON that is read before any signature is checked; the vendor's is about 100 bytes.
+	maxHeaderLength = 1024
+	// maxTextLength bounds each id and name, the key id too; the vendor's ids are below 80 bytes.
+	maxTextLength = 256
+	// maxRoles bounds what the upstream may be handed.
+	maxRoles = 256
+)
+
+// readHeader returns the kid of a JOSE header (RFC 7515, section 4) that is the vendor's. What would change how the token
+// is to be read, or bring a key along, is refused whatever it says.
+func readHeader(text string) (kid string, err error) {
+	if len(text) > maxHeaderLength {
+		return "", errors.New("longer than 1024 bytes")
+	}
+	refused := [...]string{"crit", "b64", "zip", "cty", "jku", "jwk", "x5u", "x5c"}
+	o, err := readObject(text, append(refused[:], "alg", "kid", "typ")...)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range refused {
+		if o.get(name) != "" {
+			return "", fmt.Errorf("%s is not accepted", name)
+		}
+	}
+	for _, name := range [...]string{"x5t", "x5t#S256"} { // tolerated if they are what the RFC says
+		if _, ok := o.get(name).string(); o.get(name) != "" && !ok {
+			return "", fmt.Errorf("%s is not a string", name)
+		}
+	}
+	if alg, _ := o.get("alg").string(); alg != "RS256" {
+		return "", errors.New("alg is not RS256")
+	}
+	if typ, _ := o.get("typ").string(); o.get("typ") != "" && !strings.EqualFold(typ, "JWT") {
+		return "", errors.New("typ is not JWT")
+	}
+	kid, _ = o.get("kid").string()
+	if !isID(kid) {
+		return "", errors.New("kid is not an id")
+	}
+	return kid, nil
+}
+
+// claims are what a payload says.
+type claims struct {
+	session   Session
+	notBefore time.Time // zero if it does not say
+}
+
+// readClaims reads a payload whose signature is good. What it does not know is a custom claim and tolerated. Not checked
+// here: whether now is within its times.
+func (v *Verifier) readClaims(payload string) (*claims, error) {
+	o, err := readObject(payload, "iss", "aud", "sub", "iat", "nbf", "exp", sessionClaim, organizationClaim)
+	if err != nil {
+		return nil, err
+	}
+	if iss, _ := o.get("iss").string(); !slices.Contains(v.config.Issuers, iss) {
+		return nil, errors.New("iss is not an issuer of the project")
+	}
+	if !isAudience(o.get("aud"), v.config.ProjectID) {
+		return nil, errors.New("aud is not the project")
+	}
+	c := &claims{session: Session{ProjectID: v.config.ProjectID, Product: v.config.Product}}
+	if err := c.readTimes(o, v.config.MaxLifetime); err != nil {
+		return nil, err
+	}
+	if err := c.readSubject(o); err != nil {
+		return nil, err
+	}
+	if err := c.readSession(o.get(sessionClaim)); err != nil {
+		return nil, fmt.Errorf("session: %w", err)
+	}
+	return c, nil
+}
+
+// isAudience reports whether aud is the project, alone or among other strings.
+func isAudience(aud value, project string) bool {
+	if one, ok := aud.string(); ok {
+		return one == project
+	}
+	several, ok := aud.strings()
+	return ok && slices.Contains(several, project)
+}
+
+func (c *claims) readTimes(o object, maxLifetime time.Duration) error {
+	iat, ok := o.get("iat").seconds()
+	if !ok {
+		return errors.New("iat is not a time")
+	}
+	exp, ok := o.get("exp").seconds()
+	if !ok {
+		return errors.New("exp is not a time")
+	}
+	if exp <= iat || exp-iat > int64(maxLifetime/time.Second) {
+		return errors.New("exp is not after iat, or too long after it")
+	}
+	c.session.IssuedAt, c.session.Expires = time.Unix(iat, 0).UTC(), time.Unix(exp, 0).UTC()
+	if o.get("nbf") == "" {
+		return nil
+	}
+	nbf, ok := o.get("nbf").seconds()
+	if !ok {
+		return errors.New("nbf is not a time")
+	}
+	c.notBefore = time.Unix(nbf, 0).UTC()
+	return nil
+}
+
+// readSubject reads whose session it is. The subject's prefix tells users and members from machines, whose tokens
+// have the same keys, issuer and audience.
+func (c *claims) readSubject(o object) error {
+	s := &c.session
+	prefix := "user-"
+	if s.Product == B2B {
+		prefix = "member-"
+	}
+	s.Subject, _ = o.get("sub").string()
+	if !strings.HasPrefix(s.Subject, prefix) || s.Subject == prefix || !isID(s.Subject) {
+		return fmt.Errorf("sub is not a %s id", strings.TrimSuffix(prefix, "-"))
+	}
+	text := o.get(organizationClaim)
+	if s.Product == Consumer {
+		if text != "" {
+			return errors.New("a consumer session has no organization")
+		}
+		return nil
+	}
+	organization, err := readObject(string(text), "organization_id", "slug")
+	if err != nil {
+		return fmt.Errorf("organization: %w", err)
+	}
+	if s.OrganizationID, _ = organization.get("organization_id").string(); !isID(s.OrganizationID) {
+		return errors.New("organization_id is not an id")
+	}
+	if slug := organization.get("slug"); slug != "" {
+		var ok bool
+		if s.OrganizationSlug, ok = slug.string(); !ok || len(s.OrganizationSlug) > maxTextLength {
+			return errors.New("slug is not a string, or too long")
+		}
+	}
+	return nil
+}
+
+func (c *claims) readSession(text value) error {
+	s := &c.session
+	o, err := readObject(string(text), "id", "expires_at", "roles")
+	if err != nil {
+		return err
+	}
+	if s.ID, _ = o.get("id").string(); !isID(s.ID) {
+		return errors.New("id is not an id")
+	}
+	if expires := o.get("expires_at"); expires != "" {
+		if s.EndsAt, err = parseTime(expires); err != nil {
+			return err
+		}
+	}
+	roles := o.get("roles")
+	if roles == "" || roles == "null" {
+		return nil
+	}
+	var ok bool
+	if s.Roles, ok = roles.strings(); !ok || len(s.Roles) > maxRoles || slices.ContainsFunc(s.Roles, isTooLong) {
+		return errors.New("roles are not strings, too many or too long")
+	}
+	return nil
+}
+
+// parseTime reads a time of RFC 3339 and of our time: before 1970 is somebody's zero. The two shapes that it checks are
+// those that package time takes though the RFC has them not (https://go.dev/issue/54580).
+func parseTime(v value) (time.Time, error) {
+	text, _ := v.string()
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil || t.Unix() < 1 || text[13] != ':' || strings.Contains(text, ",") {
+		return time.Time{}, errors.New("expires_at is not a time")
+	}
+	return t.UTC(), nil
+}
+
+func isTooLong(s string) bool { return len(s) > maxTextLength }
+
+// isID reports whether s may name something: printable ASCII without spaces, which any log and any header can hold.
+func isID(s string) bool {
+	return s != "" && len(s) <= maxTextLength && isGraphic(s)
+}
+
+func isGraphic(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,152 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+)
+
+// ErrAmbiguous says that a request holds its credential twice and not alike.
+var ErrAmbiguous = errors.New("credential is ambiguous")
+
+// The vendor's opaque tokens have 44 characters. The bounds leave room for another form and keep garbage from costing a
+// call to the session API.
+const (
+	minTokenLength = 16
+	maxTokenLength = 256
+)
+
+// Origin says where in the request an opaque token was.
+type Origin int
+
+const (
+	// FromHeader is the configured token header.
+	FromHeader Origin = iota
+	// FromCookie is the token cookie.
+	FromCookie
+)
+
+// Credential is what a request presented. Nothing in it has been proved. It prints as "[redacted]".
+type Credential struct {
+	// HeaderJWT and CookieJWT are the session JWTs, empty if absent. Where both are there, both must verify.
+	HeaderJWT string
+	CookieJWT string
+	// Token is the opaque session token, empty if absent. One that came both ways is FromCookie.
+	Token     string
+	TokenFrom Origin
+}
+
+// Empty reports whether nothing was presented.
+func (c Credential) Empty() bool { return c.HeaderJWT == "" && c.CookieJWT == "" && c.Token == "" }
+
+// Format implements fmt.Formatter, for all verbs.
+func (Credential) Format(w fmt.State, _ rune) { _, _ = io.WriteString(w, redacted) }
+
+// LogValue implements slog.LogValuer.
+func (Credential) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText implements encoding.TextMarshaler, and so JSON.
+func (Credential) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// Names says where a request carries its credential. An empty name means nowhere.
+type Names struct {
+	JWTCookie   string
+	TokenCookie string
+	TokenHeader string
+}
+
+// Extract finds the credential in the values of the authorization header, the cookie header and the token header, each
+// empty if absent and as Envoy hands it on: duplicate headers joined with commas. A JWT is not looked into; that is
+// Verify's. The error is ErrAmbiguous or else ErrMalformed, wrapped with what was wrong with which part.
+func (n Names) Extract(authorization, cookie, tokenHeader string) (Credential, error) {
+	if strings.Contains(authorization, ",") {
+		return Credential{}, fmt.Errorf("%w: two authorization headers", ErrAmbiguous)
+	}
+	if n.TokenHeader == "" {
+		tokenHeader = ""
+	}
+	if strings.Contains(tokenHeader, ",") {
+		return Credential{}, fmt.Errorf("%w: two token headers", ErrAmbiguous)
+	}
+	jwt, token, err := n.cookies(cookie)
+	if err != nil {
+		return Credential{}, err
+	}
+	c := Credential{CookieJWT: jwt, Token: token, TokenFrom: FromCookie}
+	if token == "" {
+		c.Token, c.TokenFrom = tokenHeader, FromHeader
+	} else if tokenHeader != "" && tokenHeader != token {
+		return Credential{}, fmt.Errorf("%w: token header and token cookie differ", ErrAmbiguous)
+	}
+	if c.Token != "" && !isToken(c.Token) {
+		return Credential{}, fmt.Errorf("%w: session token", ErrMalformed)
+	}
+	if c.HeaderJWT, err = bearer(authorization); err != nil {
+		return Credential{}, err
+	}
+	return c, nil
+}
+
+// cookies returns the values of the two cookies. An empty value counts as absent, since that is what a log-out leaves
+// behind. Values are taken as they are: nothing that we look for is ever quoted or percent-encoded. A comma separates
+// too, because Envoy joins two Cookie headers with one.
+func (n Names) cookies(header string) (jwt, token string, err error) {
+	for header != "" {
+		pair := header
+		if i := strings.IndexAny(header, ";,"); i >= 0 {
+			pair, header = header[:i], header[i+1:]
+		} else {
+			header = ""
+		}
+		name, value, _ := strings.Cut(strings.Trim(pair, " \t"), "=")
+		if name == "" || value == "" {
+			continue
+		}
+		for _, known := range [...]struct {
+			name  string
+			value *string
+		}{{n.JWTCookie, &jwt}, {n.TokenCookie, &token}} {
+			if name != known.name {
+				continue
+			}
+			if *known.value != "" && *known.value != value {
+				return "", "", fmt.Errorf("%w: cookie %q twice with different values", ErrAmbiguous, name)
+			}
+			*known.value = value
+		}
+	}
+	return jwt, token, nil
+}
+
+// bearer returns the token of an authorization header (RFC 6750, section 2.1), or nothing if the scheme is another one,
+// which is not ours to judge.
+func bearer(authorization string) (string, error) {
+	trimmed := strings.Trim(authorization, " \t")
+	scheme, token := trimmed, ""
+	if i := strings.IndexAny(trimmed, " \t"); i >= 0 {
+		scheme, token = trimmed[:i], strings.TrimLeft(trimmed[i:], " ")
+	}
+	if !strings.EqualFold(scheme, "bearer") {
+		return "", nil
+	}
+	if trimmed != authorization || token == "" || !isGraphic(token) {
+		return "", fmt.Errorf("%w: authorization header", ErrMalformed)
+	}
+	return token, nil
+}
+
+func isToken(s string) bool {
+	if len(s) < minTokenLength || len(s) > maxTokenLength {
+		return false
+	}
+	for i := range len(s) {
+		switch b := s[i]; {
+		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9', b == '-', b == '_':
+		default:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,186 @@
+package session_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"authz-sidecar/internal/session"
+)
+
+var names = session.Names{JWTCookie: "stytch_session_jwt", TokenCookie: "stytch_session", TokenHeader: "x-session-token"}
+
+const (
+	tokenA = "mZAYn5aLEqKUlZ_Ad9U_fWr38GaAQ1oFhT8ds245v7Q0"
+	tokenB = "BZAYn5aLEqKUlZ_Ad9U_fWr38GaAQ1oFhT8ds245v7Q0"
+)
+
+func TestExtract(t *testing.T) {
+	ambiguous, malformed := session.ErrAmbiguous, session.ErrMalformed
+	fromHeader := session.Credential{HeaderJWT: "a.b.c"}
+	fromCookie := session.Credential{CookieJWT: "a.b.c"}
+	opaque := session.Credential{Token: tokenA, TokenFrom: session.FromCookie}
+	none := session.Credential{}
+	for _, test := range []struct {
+		name                         string
+		authorization, cookie, token string
+		want                         session.Credential
+		err                          error
+	}{
+		{name: "nothing"},
+		{name: "94 Bearer", authorization: "Bearer a.b.c", want: fromHeader},
+		{name: "94 bearer in lower case", authorization: "bearer a.b.c", want: fromHeader},
+		{name: "94 BEARER in capitals, two spaces", authorization: "BEARER  a.b.c", want: fromHeader},
+		{name: "94 what is no JWT is left to Verify", authorization: "Bearer x!", want: session.Credential{HeaderJWT: "x!"}},
+		{name: "91 two authorization headers", authorization: "Bearer a.b.c,Bearer a.b.c", err: ambiguous},
+		{name: "91 two, the other one Basic", authorization: "Basic eDp5, Bearer a.b.c", err: ambiguous},
+		{name: "95 Basic", authorization: "Basic eDp5", want: none},
+		{name: "95 a scheme that begins alike", authorization: "Bearerx a.b.c", want: none},
+		{name: "95 no scheme", authorization: "a.b.c", want: none},
+		{name: "95 Bearer without a token", authorization: "Bearer", err: malformed},
+		{name: "95 Bearer with a space", authorization: "Bearer ", err: malformed},
+		{name: "95 a space before the scheme", authorization: " Bearer a.b.c", err: malformed},
+		{name: "95 a space behind the token", authorization: "Bearer a.b.c ", err: malformed},
+		{name: "95 two tokens", authorization: "Bearer a.b.c d.e.f", err: malformed},
+		{name: "95 a tab for a space", authorization: "Bearer\ta.b.c", err: malformed},
+		{name: "95 a line break", authorization: "Bearer a.b.c\n", err: malformed},
+		{name: "96 bytes beyond ASCII", authorization: "Bearer a.b.\xff", err: malformed},
+
+		{name: "the JWT cookie", cookie: "stytch_session_jwt=a.b.c", want: fromCookie},
+		{name: "the JWT cookie among others", cookie: "x=1; stytch_session_jwt=a.b.c; y=2", want: fromCookie},
+		{name: "cookies joined by a comma", cookie: "x=1,stytch_session_jwt=a.b.c,y=2", want: fromCookie},
+		{name: "white space around a cookie", cookie: "x=1;\t stytch_session_jwt=a.b.c \t;", want: fromCookie},
+		{name: "a value with an equals sign", cookie: "stytch_session_jwt=a=b", want: session.Credential{CookieJWT: "a=b"}},
+		{name: "a value in quotes is taken as it is", cookie: `stytch_session_jwt="a.b.c"`, want: session.Credential{CookieJWT: `"a.b.c"`}},
+		{name: "a name of another case", cookie: "Stytch_session_jwt=a.b.c", want: none},
+		{name: "a name that begins alike", cookie: "stytch_session_jwt2=a.b.c", want: none},
+		{name: "a name and a space", cookie: "stytch_session_jwt =a.b.c", want: none},
+		{name: "the name inside a value", cookie: "x=stytch_session_jwt=a.b.c", want: none},
+		{name: "an intermediate token is no session", cookie: "stytch_intermediate_session_token=" + tokenA, want: none},
+		{name: "a cookie without a value", cookie: "stytch_session_jwt; stytch_session", want: none},
+		{name: "what a log-out leaves behind", cookie: "stytch_session_jwt=; stytch_session=", want: none},
+		{name: "an empty one beside a full one", cookie: "stytch_session_jwt=; stytch_session_jwt=a.b.c", want: fromCookie},
+		{name: "93 twice with equal values", cookie: "stytch_session_jwt=a.b.c; stytch_session_jwt=a.b.c", want: fromCookie},
+		{name: "93 twice with different values", cookie: "stytch_session_jwt=a.b.c; stytch_session_jwt=d.e.f", err: ambiguous},
+		{name: "93 different by a comma", cookie: "stytch_session_jwt=a.b.c,stytch_session_jwt=d.e.f", err: ambiguous},
+		{name: "93 three times, two alike", cookie: "stytch_session_jwt=a; stytch_session_jwt=a; stytch_session_jwt=b", err: ambiguous},
+		{name: "93 the token twice with different values", cookie: "stytch_session=" + tokenA + "; stytch_session=" + tokenB, err: ambiguous},
+		{name: "93 ambiguous before malformed", authorization: "Bearer", cookie: "stytch_session=x; stytch_session=y", err: ambiguous},
+
+		{name: "the token cookie", cookie: "stytch_session=" + tokenA, want: opaque},
+		{name: "the token header", token: tokenA, want: session.Credential{Token: tokenA, TokenFrom: session.FromHeader}},
+		{name: "token header and cookie alike", cookie: "stytch_session=" + tokenA, token: tokenA, want: opaque},
+		{name: "token header and cookie differ", cookie: "stytch_session=" + tokenA, token: tokenB, err: ambiguous},
+		{name: "two token headers", token: tokenA + "," + tokenA, err: ambiguous},
+		{name: "a token of 16 characters", token: tokenA[:16], want: session.Credential{Token: tokenA[:16], TokenFrom: session.FromHeader}},
+		{name: "a token of 15 characters", token: tokenA[:15], err: malformed},
+		{name: "a token of 256 characters", token: strings.Repeat("x", 256), want: session.Credential{Token: strings.Repeat("x", 256), TokenFrom: session.FromHeader}},
+		{name: "a token of 257 characters", token: strings.Repeat("x", 257), err: malformed},
+		{name: "96 a token with what Envoy puts for a bad byte", cookie: "stytch_session=" + tokenA + "!", err: malformed},
+		{name: "a token with padding", cookie: "stytch_session=" + tokenA + "=", err: malformed},
+		{name: "a token with a space before", token: " " + tokenA, err: malformed},
+		{
+			name: "92 all of them", authorization: "Bearer a.b.c", cookie: "stytch_session_jwt=d.e.f; stytch_session=" + tokenA,
+			want: session.Credential{HeaderJWT: "a.b.c", CookieJWT: "d.e.f", Token: tokenA, TokenFrom: session.FromCookie},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := names.Extract(test.authorization, test.cookie, test.token)
+			checkError(t, err, test.err)
+			// TokenFrom says nothing where there is no token.
+			if got.Token == "" {
+				got.TokenFrom = test.want.TokenFrom
+			}
+			if got != test.want {
+				t.Error("another credential than wanted")
+			}
+			if got.Empty() != (test.want == none) {
+				t.Errorf("Empty is %v", got.Empty())
+			}
+		})
+	}
+}
+
+func TestExtractWithoutANameLooksNowhere(t *testing.T) {
+	c, err := session.Names{}.Extract("", "=a.b.c; =d.e.f", "x,y")
+	if err != nil || !c.Empty() {
+		t.Errorf("got %v, empty %v", err, c.Empty())
+	}
+}
+
+func TestExtractErrorsDoNotQuote(t *testing.T) {
+	for _, in := range [][3]string{
+		{"Bearer canary x"}, {"Bearer canary,Bearer y"}, {"", "stytch_session=canary"}, {"", "", "canary"},
+		{"", "stytch_session_jwt=canary; stytch_session_jwt=x"}, {"", "stytch_session=" + tokenA, "canary"},
+	} {
+		if _, err := names.Extract(in[0], in[1], in[2]); err == nil || strings.Contains(err.Error(), "canary") {
+			t.Errorf("error of %q: %v", in, err)
+		}
+	}
+}
+
+func TestExtractAllocatesNothing(t *testing.T) {
+	cookie := strings.Repeat("a=b;", 16<<10) + "stytch_session_jwt=a.b.c"
+	if n := testing.AllocsPerRun(10, func() { _, _ = names.Extract("Bearer a.b.c", cookie, tokenA) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestSecretsDoNotPrint(t *testing.T) {
+	const canary = "canary"
+	type config struct {
+		Secret     session.Secret
+		Credential session.Credential
+	}
+	c := config{session.Secret(canary), session.Credential{HeaderJWT: canary, CookieJWT: canary, Token: canary}}
+	var logged bytes.Buffer
+	for _, h := range []slog.Handler{slog.NewTextHandler(&logged, nil), slog.NewJSONHandler(&logged, nil)} {
+		slog.New(h).Info("x", "s", c.Secret, "c", c.Credential, "all", c, "p", &c)
+	}
+	marshalled, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := []string{logged.String(), string(marshalled), c.Secret.String()}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		out = append(out, fmt.Sprintf(verb, c), fmt.Sprintf(verb, c.Secret), fmt.Sprintf(verb, &c))
+	}
+	for _, s := range out {
+		if strings.Contains(s, canary) || strings.Contains(s, "63616e617279") || !strings.Contains(s, "[redacted]") {
+			t.Errorf("printed %s", s)
+		}
+	}
+	if c.Secret.Reveal() != canary {
+		t.Error("Reveal does not")
+	}
+}
+
+// FuzzExtract: whatever comes, what is extracted is a part of it, and of the shape that it is said to be.
+func FuzzExtract(f *testing.F) {
+	f.Add("Bearer a.b.c", "stytch_session_jwt=d.e.f; stytch_session="+tokenA, "")
+	f.Add("bearer\t", ";,=;stytch_session_jwt==,", tokenA)
+	f.Add("Basic eDp5", "stytch_session="+tokenA+",stytch_session="+tokenB, tokenA+",")
+	f.Fuzz(func(t *testing.T, authorization, cookie, token string) {
+		c, err := names.Extract(authorization, cookie, token)
+		if err != nil {
+			if !c.Empty() || errors.Is(err, session.ErrAmbiguous) == errors.Is(err, session.ErrMalformed) {
+				t.Fatalf("credential with error %v", err)
+			}
+			return
+		}
+		from := cookie
+		if c.TokenFrom == session.FromHeader {
+			from = token
+		}
+		if !strings.Contains(authorization, c.HeaderJWT) || !strings.Contains(cookie, c.CookieJWT) || !strings.Contains(from, c.Token) {
+			t.Fatal("a value that was not presented")
+		}
+		if c.Token != "" && (len(c.Token) < 16 || len(c.Token) > 256) || strings.ContainsAny(c.HeaderJWT+c.CookieJWT, ",") || strings.ContainsAny(c.CookieJWT, ";") {
+			t.Fatal("a value of the wrong shape")
+		}
+	})
+}

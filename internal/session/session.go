@@ -1,0 +1,59 @@
+// Package session proves sessions: what it returns as a Session was signed by the project's own key for the project's
+// own sessions, and there is exactly one spelling of a token that it accepts.
+//
+// Names.Extract finds the Credential in a request and refuses one that two readers could read differently.
+// Verifier.Verify proves a session JWT locally, cheapest check first and each before the next one looks: size and
+// shape, canonical base64url, the header, the key, the signature over the received bytes, the claims, and time last. So
+// a JWT that is forged costs at most one RSA operation, and ErrExpired is only ever said of an authentic one: it is the
+// one error that is worth a call to the session API. Nothing is remembered from call to call.
+//
+// JSON is read by a reader of its own, because encoding/json folds the case of names, keeps the last of two members of
+// one name and mends invalid UTF-8: each lets two programs see two identities in one token.
+package session
+
+import (
+	"math"
+	"time"
+)
+
+// Product says whose sessions a project has.
+type Product string
+
+const (
+	// Consumer sessions belong to users.
+	Consumer Product = "consumer"
+	// B2B sessions belong to members of organizations.
+	B2B Product = "b2b"
+)
+
+// NoMaxAge is the age that no session JWT reaches: it may be used until it expires.
+const NoMaxAge = time.Duration(math.MaxInt64)
+
+// Session is what a session JWT proved.
+type Session struct {
+	// ProjectID and Product are the verifier's own: the JWT's issuer, audience and claims agree with them.
+	ProjectID string
+	Product   Product
+	// ID names the session. It outlives its JWTs, of which every exchange makes a new one.
+	ID string
+	// Subject is the user ("user-…") or the member ("member-…").
+	Subject string
+	// OrganizationID is set for B2B only; so is OrganizationSlug, which may still be empty.
+	OrganizationID   string
+	OrganizationSlug string
+	// Roles may be empty. They hold what an operator named them: any text, not only what fits a header.
+	Roles []string
+	// KeyID is the kid under which the JWT was signed.
+	KeyID string
+	// IssuedAt and Expires are the JWT's iat and exp.
+	IssuedAt time.Time
+	Expires  time.Time
+	// EndsAt is when the session itself ends unless it is extended; zero if the JWT does not say.
+	EndsAt time.Time
+}
+
+// TooOld reports whether the JWT is at least maxAge old. At a maxAge of 0 every JWT is, one from a clock that is ahead of
+// ours too.
+func (s *Session) TooOld(now time.Time, maxAge time.Duration) bool {
+	return maxAge != NoMaxAge && max(now.Sub(s.IssuedAt), 0) >= maxAge
+}

@@ -1,0 +1,301 @@
+package session_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jws"
+
+	"authz-sidecar/internal/session"
+)
+
+func TestSessionHoldsWhatTheTokenSays(t *testing.T) {
+	consumer := session.Session{
+		ProjectID: project, Product: session.Consumer,
+		ID: "session-test-1", Subject: "user-test-1", Roles: []string{"stytch_user", "editor"}, KeyID: kid,
+		IssuedAt: issued.UTC(), Expires: issued.Add(5 * time.Minute).UTC(),
+		EndsAt: time.Date(2025, 10, 31, 9, 41, 40, 935673870, time.UTC),
+	}
+	b2b := consumer
+	b2b.Product, b2b.Subject = session.B2B, "member-test-1"
+	b2b.OrganizationID, b2b.OrganizationSlug = "organization-test-1", "acme"
+	bare := consumer
+	bare.Roles, bare.EndsAt = nil, time.Time{}
+	escaped := consumer
+	escaped.Roles = []string{"ü😀\n"}
+
+	for _, test := range []struct {
+		name    string
+		config  session.Config
+		payload string
+		want    session.Session
+	}{
+		{"a user's", consumerConfig(), consumerClaims().json(), consumer},
+		{"a member's", b2bConfig(), b2bClaims().json(), b2b},
+		{"an old one that says the least", consumerConfig(), consumerClaims().with(sessionName, fields{"id": "session-test-1"}).json(), bare},
+		{"one with an escaped role", consumerConfig(), consumerClaims().with(sessionName,
+			raw(sessionFields().with("roles", nil).plus(`"roles":["\u00fc\ud83d\ude00\n"]`))).json(), escaped},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, err := newVerifier(t, test.config).Verify(t.Context(), sign(header().json(), test.payload), issued)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(*s, test.want) {
+				t.Errorf("got  %+v\nwant %+v", *s, test.want)
+			}
+		})
+	}
+}
+
+func TestTimeBoundaries(t *testing.T) {
+	exp := issued.Add(5 * time.Minute)
+	for _, test := range []struct {
+		name   string
+		leeway time.Duration // both of them
+		now    time.Time
+		want   error
+	}{
+		{"70 a nanosecond before exp", 0, exp.Add(-1), nil},
+		{"70 at exp", 0, exp, session.ErrExpired},
+		{"70 a nanosecond after exp", 0, exp.Add(1), session.ErrExpired},
+		{"70 a nanosecond before the end of the leeway", time.Second, exp.Add(time.Second - 1), nil},
+		{"70 at the end of the leeway", time.Second, exp.Add(time.Second), session.ErrExpired},
+		{"78 at iat", 0, issued, nil},
+		{"78 a nanosecond before iat", 0, issued.Add(-1), session.ErrNotYetValid},
+		{"78 before iat by the leeway", time.Second, issued.Add(-time.Second), nil},
+		{"78 before iat by a nanosecond more", time.Second, issued.Add(-time.Second - 1), session.ErrNotYetValid},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := consumerConfig()
+			c.ExpiryLeeway, c.IssueLeeway = test.leeway, test.leeway
+			s, err := newVerifier(t, c).Verify(t.Context(), goodToken(), test.now)
+			checkError(t, err, test.want)
+			if (s == nil) != (test.want == session.ErrNotYetValid) {
+				t.Errorf("session is %v", s)
+			}
+		})
+	}
+}
+
+func TestTheEndOfTheSessionHasTheLeewayToo(t *testing.T) {
+	token := sign(header().json(), consumerClaims().with(sessionName, sessionFields().with("expires_at", "2025-10-01T09:42:40.5Z")).json())
+	end := issued.Add(time.Minute + 500*time.Millisecond)
+	c := consumerConfig()
+	c.ExpiryLeeway = time.Second
+	v := newVerifier(t, c)
+	_, err := v.Verify(t.Context(), token, end.Add(time.Second-1))
+	checkError(t, err, nil)
+	s, err := v.Verify(t.Context(), token, end.Add(time.Second))
+	checkError(t, err, session.ErrExpired)
+	if s == nil || s.ID != "session-test-1" {
+		t.Errorf("an ended session is not returned: %v", s)
+	}
+}
+
+// What is wrong first is said, so that a later check never lends an unproved token the look of a proved one.
+func TestOrder(t *testing.T) {
+	expired := consumerClaims().with("iat", 1, "nbf", 1, "exp", 301)
+	h := header().json()
+	judge(t, []attack{
+		{"expired", sign(h, expired.json()), session.ErrExpired},
+		{"expired and forged", signWith(otherKey(), h, expired.json()), session.ErrForged},
+		{"expired under an unknown key", sign(header().with("kid", "x").json(), expired.json()), session.ErrUnknownKey},
+		{"expired and malformed", sign(h, expired.json()) + "=", session.ErrMalformed},
+		{"expired with another algorithm", sign(header().with("alg", "none").json(), expired.json()), session.ErrMalformed},
+		{"expired for another project", sign(h, expired.with("aud", "x").json()), session.ErrClaims},
+		{"expired and from the future", sign(h, expired.with("nbf", issued.Unix()+60).json()), session.ErrNotYetValid},
+		{"forged with bad claims", signWith(otherKey(), h, "x"), session.ErrForged},
+		{"forged from the future", signWith(otherKey(), h, consumerClaims().with("iat", issued.Unix()+60).json()), session.ErrForged},
+	})
+}
+
+func TestKeySetErrorIsWrapped(t *testing.T) {
+	c := consumerConfig()
+	cause := errors.New("too stale")
+	c.Keys.(*keySet).err = cause
+	s, err := newVerifier(t, c).Verify(t.Context(), goodToken(), issued)
+	checkError(t, err, session.ErrKeysUnavailable)
+	if !errors.Is(err, cause) || s != nil {
+		t.Errorf("got %v, %v", s, err)
+	}
+}
+
+func TestEveryChangeOfOneCharacterIsRefused(t *testing.T) {
+	v, token := newVerifier(t, consumerConfig()), goodToken()
+	refuse := func(changed string) {
+		t.Helper()
+		s, err := v.Verify(t.Context(), changed, issued)
+		if s != nil || !errors.Is(err, session.ErrMalformed) && !errors.Is(err, session.ErrForged) && !errors.Is(err, session.ErrUnknownKey) {
+			t.Fatalf("%q: %v, %v", changed, s, err)
+		}
+	}
+	for i := range token {
+		next := base64url[(strings.IndexByte(base64url, token[i])+1)%64]
+		for _, c := range []byte{next, token[i] ^ 0x20, '.', '=', '\n', 0, 0xff} {
+			if c != token[i] {
+				refuse(token[:i] + string([]byte{c}) + token[i+1:])
+			}
+		}
+		refuse(token[:i] + token[i+1:])
+		refuse(token[:i] + "A" + token[i:])
+	}
+}
+
+func TestVerifyIsSafeForConcurrentUse(t *testing.T) {
+	v := newVerifier(t, consumerConfig())
+	forged := signWith(otherKey(), header().json(), consumerClaims().json())
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 20 {
+				if s, err := v.Verify(t.Context(), goodToken(), issued); err != nil || s.Subject != "user-test-1" {
+					t.Errorf("good token: %v, %v", s, err)
+				}
+				if _, err := v.Verify(t.Context(), forged, issued); !errors.Is(err, session.ErrForged) {
+					t.Errorf("forged token: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestNewVerifierRefuses(t *testing.T) {
+	newVerifier(t, consumerConfig())
+	for name, spoil := range map[string]func(*session.Config){
+		"no project id":           func(c *session.Config) { c.ProjectID = "" },
+		"no product":              func(c *session.Config) { c.Product = "" },
+		"an unknown product":      func(c *session.Config) { c.Product = "B2B" },
+		"no issuers":              func(c *session.Config) { c.Issuers = nil },
+		"an empty issuer":         func(c *session.Config) { c.Issuers = []string{issuer, ""} },
+		"no keys":                 func(c *session.Config) { c.Keys = nil },
+		"a negative leeway":       func(c *session.Config) { c.ExpiryLeeway = -1 },
+		"a negative issue leeway": func(c *session.Config) { c.IssueLeeway = -1 },
+		"a negative lifetime":     func(c *session.Config) { c.MaxLifetime = -1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := consumerConfig()
+			spoil(&c)
+			if v, err := session.NewVerifier(c); err == nil || v != nil {
+				t.Errorf("got %v, %v", v, err)
+			}
+		})
+	}
+}
+
+func TestAChangedConfigDoesNotChangeTheVerifier(t *testing.T) {
+	c := consumerConfig()
+	v := newVerifier(t, c)
+	c.Issuers[0] = "stytch.com/project-test-other"
+	if _, err := v.Verify(t.Context(), goodToken(), issued); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMaxLifetimeIsConfigurable(t *testing.T) {
+	c := consumerConfig()
+	for lifetime, want := range map[time.Duration]error{300 * time.Second: nil, 300*time.Second - 1: session.ErrClaims} {
+		c.MaxLifetime = lifetime
+		_, err := newVerifier(t, c).Verify(t.Context(), goodToken(), issued)
+		checkError(t, err, want)
+	}
+}
+
+func TestTooOld(t *testing.T) {
+	s := session.Session{IssuedAt: issued}
+	for _, test := range []struct {
+		name        string
+		age, maxAge time.Duration
+		want        bool
+	}{
+		{"younger by a nanosecond", 30*time.Second - 1, 30 * time.Second, false},
+		{"of that age", 30 * time.Second, 30 * time.Second, true},
+		{"at a maximum of 0 a new one", 0, 0, true},
+		{"at a maximum of 0 one from the future", -3 * time.Second, 0, true},
+		{"from the future", -3 * time.Second, time.Second, false},
+		{"without a maximum", 1000 * time.Hour, session.NoMaxAge, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := s.TooOld(issued.Add(test.age), test.maxAge); got != test.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+	if (&session.Session{}).TooOld(issued, session.NoMaxAge) {
+		t.Error("no age is too old without a maximum, not even the greatest that a Duration holds")
+	}
+}
+
+// FuzzVerify signs what comes, so that the fuzzer reaches the claims, and asks a second opinion: what the verifier
+// accepts, jwx accepts under RS256 and the same key, and encoding/json reads the same identity in it.
+func FuzzVerify(f *testing.F) {
+	h, c := header().json(), consumerClaims()
+	f.Add(h, c.json(), "")
+	f.Add(h, b2bClaims().json(), "")
+	f.Add(h, c.json(), "\n")
+	f.Add(h, c.plus(`"\u0073ub":"user-test-2"`), "")
+	f.Add(h, c.with("aud", project, "nbf", nil).json(), "=")
+	f.Add(header().with("x5t", "x", "y", raw("1e400")).json(), c.json(), "")
+	f.Add(header().with("kid", nil).plus(`"\u212aid":"jwk-test-1"`), " "+c.json()+"\n", ".")
+	key := &signingKey().PublicKey
+	consumer, b2b := newVerifier(f, consumerConfig()), newVerifier(f, b2bConfig())
+	f.Fuzz(func(t *testing.T, header, payload, tail string) {
+		token := sign(header, payload) + tail
+		for _, v := range []*session.Verifier{consumer, b2b} {
+			s, err := v.Verify(context.Background(), token, issued)
+			if (s != nil) != (err == nil || errors.Is(err, session.ErrExpired)) {
+				t.Fatalf("session %v with error %v", s, err)
+			}
+			if s == nil {
+				continue
+			}
+			if _, err := jws.Verify([]byte(token), jws.WithKey(jwa.RS256, key)); err != nil || tail != "" {
+				t.Fatalf("jwx refuses what is accepted: %v", err)
+			}
+			var claims struct {
+				Subject string `json:"sub"`
+				Expires int64  `json:"exp"`
+				Session struct {
+					ID string `json:"id"`
+				} `json:"https://stytch.com/session"`
+			}
+			if err := json.Unmarshal([]byte(payload), &claims); err != nil {
+				t.Fatalf("encoding/json refuses what is accepted: %v", err)
+			}
+			if claims.Subject != s.Subject || claims.Session.ID != s.ID || claims.Expires != s.Expires.Unix() {
+				t.Fatalf("encoding/json reads %+v, the verifier %+v", claims, s)
+			}
+		}
+	})
+}
+
+// FuzzVerifyToken edits a good token anywhere: nothing but the token itself may pass.
+func FuzzVerifyToken(f *testing.F) {
+	f.Add(0, 0, "")
+	f.Add(0, 1<<20, "e30.e30.e30")
+	f.Add(20, 0, "\r\n")
+	f.Add(-1, 1, "A")
+	f.Add(-1, 0, "==")
+	f.Add(100, 1<<20, strings.Repeat(".", 9000))
+	v := newVerifier(f, consumerConfig())
+	f.Fuzz(func(t *testing.T, at, cut int, insert string) {
+		good := goodToken()
+		if at < 0 {
+			at = len(good) - 1
+		}
+		at = min(at, len(good))
+		end := at + min(max(cut, 0), len(good)-at)
+		token := good[:at] + insert + good[end:]
+		if _, err := v.Verify(context.Background(), token, issued); (err == nil) != (token == good) {
+			t.Fatalf("%q: %v", token, err)
+		}
+	})
+}
