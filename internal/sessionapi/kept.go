@@ -1,0 +1,80 @@
+package sessionapi
+
+import (
+	"container/list"
+	"time"
+)
+
+// kept holds the last exchanges by the credential that was traded, in the order of their coming. It is not safe for
+// concurrent use: the client's mutex guards it.
+//
+// A key that the project withdraws is for the client to look at, and a revoked session for its caller, on every
+// request.
+type kept struct {
+	max   int
+	order *list.List // of keptExchange, oldest first
+	byKey map[key]*list.Element
+}
+
+type keptExchange struct {
+	key      key
+	exchange *Exchange
+	since    time.Time // when the call that brought it began
+}
+
+func newKept(max int) *kept {
+	return &kept{max: max, order: list.New(), byKey: make(map[key]*list.Element)}
+}
+
+// get returns the exchange of a credential if it is good for a rule with this maxAge, never for one of 0. Its age
+// counts from its iat and from the beginning of its call, whichever is longer ago: the second by the monotonic clock,
+// so that neither a set-back of ours nor an iat in the future makes it younger.
+func (k *kept) get(key key, now time.Time, maxAge time.Duration) *Exchange {
+	el := k.byKey[key]
+	if el == nil {
+		return nil
+	}
+	e := el.Value.(keptExchange)
+	if e.expired(now) {
+		k.remove(el)
+		return nil
+	}
+	if e.exchange.Session.TooOld(now, maxAge) || now.Sub(e.since) >= maxAge {
+		return nil
+	}
+	return e.exchange
+}
+
+// put keeps an exchange in the place of an older one of the same credential, and makes room: JWTs live equally long, so
+// what has expired is at the front, and what is at the front is worth least.
+func (k *kept) put(key key, e *Exchange, now time.Time) {
+	k.drop(key)
+	k.byKey[key] = k.order.PushBack(keptExchange{key, e, now})
+	for el := k.order.Front(); el != nil && (k.order.Len() > k.max || el.Value.(keptExchange).expired(now)); el = k.order.Front() {
+		k.remove(el)
+	}
+}
+
+// has says whether this very exchange is the one that is kept.
+func (k *kept) has(key key, e *Exchange) bool {
+	el := k.byKey[key]
+	return el != nil && el.Value.(keptExchange).exchange == e
+}
+
+func (k *kept) drop(key key) {
+	if el := k.byKey[key]; el != nil {
+		k.remove(el)
+	}
+}
+
+func (k *kept) remove(el *list.Element) {
+	delete(k.byKey, k.order.Remove(el).(keptExchange).key)
+}
+
+func (k *kept) len() int { return k.order.Len() }
+
+// expired is strict where the verifier may have leeway: being wrong costs one call.
+func (e keptExchange) expired(now time.Time) bool {
+	s := e.exchange.Session
+	return !now.Before(s.Expires) || !s.EndsAt.IsZero() && !now.Before(s.EndsAt)
+}

@@ -1,0 +1,50 @@
+package sessionapi
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	calls             *prometheus.CounterVec
+	seconds           prometheus.Histogram
+	waiters, inFlight prometheus.Gauge
+	reused, joined    prometheus.Counter
+}
+
+// newMetrics registers nothing where the registerer is nil.
+func newMetrics(reg prometheus.Registerer) *metrics {
+	auto := promauto.With(reg)
+	m := &metrics{
+		calls: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "authz_session_api_calls_total",
+			Help: "Calls to the session API by outcome: ok, session_not_found, credential_refused, forbidden, mismatch, secret_refused, rate_limited, unavailable, shed (not made: too many under way) or panic.",
+		}, []string{"outcome"}),
+		seconds: auto.NewHistogram(prometheus.HistogramOpts{
+			Name: "authz_session_api_call_seconds",
+			Help: "How long calls to the session API took, the proof of the answer included.",
+			// Around what a call over the internet takes, and the default limit of 2 s.
+			Buckets: []float64{.005, .01, .025, .05, .1, .2, .4, .8, 1.6, 2.5, 5, 10},
+		}),
+		waiters: auto.NewGauge(prometheus.GaugeOpts{
+			Name: "authz_session_api_waiters",
+			Help: "Requests that are waiting for a call to the session API.",
+		}),
+		inFlight: auto.NewGauge(prometheus.GaugeOpts{
+			Name: "authz_session_api_calls_in_flight",
+			Help: "Calls to the session API that are under way.",
+		}),
+		reused: auto.NewCounter(prometheus.CounterOpts{
+			Name: "authz_session_api_reused_total",
+			Help: "Requests that a kept exchange answered without a call.",
+		}),
+		joined: auto.NewCounter(prometheus.CounterOpts{
+			Name: "authz_session_api_joined_total",
+			Help: "Requests that joined an equal call under way.",
+		}),
+	}
+	for _, o := range outcomes {
+		m.calls.WithLabelValues(string(o))
+	}
+	return m
+}

@@ -1,0 +1,111 @@
+package sessionapi
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// What Authenticate's callers branch on.
+var (
+	// ErrSessionNotFound: the session is revoked, expired or unknown.
+	ErrSessionNotFound = errors.New("session not found")
+	// ErrCredentialRefused: the API says that the credential itself is bad.
+	ErrCredentialRefused = errors.New("credential refused by the session API")
+	// ErrForbidden: the session lives, but may not be used.
+	ErrForbidden = errors.New("forbidden by the session API")
+	// ErrMismatch: the API said yes, but its JWT does not verify or is about another session. An alert.
+	ErrMismatch = errors.New("session API's answer does not fit the request")
+	// ErrUnavailable: the API could not be asked; nothing is known about the credential.
+	ErrUnavailable = errors.New("session API could not be asked")
+	// ErrSecretRefused comes together with ErrUnavailable: the project's own id or secret is wrong, the operator's fault
+	// and never the user's.
+	ErrSecretRefused = errors.New("the project's secret was refused")
+)
+
+// RetryAfterError comes together with ErrUnavailable: the API limits our rate.
+type RetryAfterError struct {
+	// After is when to ask again, from 1 s to 300 s.
+	After time.Duration
+}
+
+func (e *RetryAfterError) Error() string { return fmt.Sprintf("rate limited, retry after %v", e.After) }
+
+// outcome is how a call ended: the metric's label.
+type outcome string
+
+const (
+	ok                outcome = "ok"
+	sessionNotFound   outcome = "session_not_found"
+	credentialRefused outcome = "credential_refused"
+	forbidden         outcome = "forbidden"
+	mismatch          outcome = "mismatch"
+	secretRefused     outcome = "secret_refused"
+	rateLimited       outcome = "rate_limited"
+	unavailable       outcome = "unavailable"
+	shed              outcome = "shed"
+	panicked          outcome = "panic"
+)
+
+var outcomes = []outcome{ok, sessionNotFound, credentialRefused, forbidden, mismatch, secretRefused, rateLimited, unavailable, shed, panicked}
+
+// answers is what the vendor's error answers mean, by status and error type together: a proxy's 404 says nothing about
+// a session, nor does a 500 that calls itself session_not_found. "*" stands for any beginning. An answer that is not
+// listed is `unavailable`, so a type that the vendor adds costs a 503 and logs nobody out.
+//
+// The types are from the vendor's lists, https://stytch.com/docs/api/errors/400 to /429 and their B2B twins.
+var answers = []struct {
+	status    int
+	errorType string
+	outcome   outcome
+}{
+	{404, "session_not_found", sessionNotFound},
+
+	{400, "unable_to_parse_session_jwt", credentialRefused},
+	{400, "invalid_session_token", credentialRefused},
+	{400, "invalid_session_token_docs", credentialRefused}, // the example token of the documentation
+
+	{403, "session_authorization_error", forbidden},
+	{403, "consumer_session_authorization_error", forbidden},
+	{403, "*tenancy_error", forbidden},
+	{403, "organization_suspended", forbidden},
+
+	{401, "unauthorized_credentials", secretRefused},
+	{401, "invalid_secret_authentication", secretRefused},
+	{400, "invalid_project_id_authentication", secretRefused}, // Basic's user name, so as much our own fault
+
+	{429, "*", rateLimited}, // whoever says it
+}
+
+func classify(status int, errorType string) outcome {
+	for _, a := range answers {
+		suffix, any := strings.CutPrefix(a.errorType, "*")
+		if a.status == status && (a.errorType == errorType || any && strings.HasSuffix(errorType, suffix)) {
+			return a.outcome
+		}
+	}
+	return unavailable
+}
+
+// result is how a call ended, with the exchange where the outcome is ok and the error elsewhere.
+type result struct {
+	outcome  outcome
+	exchange *Exchange
+	err      error
+}
+
+// refusals are the errors of the outcomes that are not merely ErrUnavailable.
+var refusals = map[outcome]error{
+	sessionNotFound:   ErrSessionNotFound,
+	credentialRefused: ErrCredentialRefused,
+	forbidden:         ErrForbidden,
+	mismatch:          ErrMismatch,
+	secretRefused:     fmt.Errorf("%w: %w", ErrUnavailable, ErrSecretRefused),
+}
+
+// no makes the result of a call that brought no exchange. The detail must quote nothing that a stranger wrote.
+func no(o outcome, format string, args ...any) result {
+	return result{o, nil, fmt.Errorf("%w: "+format, append([]any{cmp.Or(refusals[o], ErrUnavailable)}, args...)...)}
+}

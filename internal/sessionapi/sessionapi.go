@@ -1,0 +1,316 @@
+// Package sessionapi asks a project's session API whether a session still lives.
+//
+// A credential that cannot be proved locally (an expired JWT, one too old for the rule, an opaque token) is traded at
+// the API for a new JWT. What the package keeps true:
+//
+//   - An Exchange holds a JWT that the project's own verifier has accepted, of the session that was asked about.
+//   - Equal requests share one call, and a call belongs to none of them: a caller that leaves, or whose deadline ends
+//     first, takes nothing along. The call goes on within its own limit and its answer serves the next request.
+//   - "No" and "could not ask" are never confused: only an answer that the vendor documents as being about the
+//     credential denies, everything else is ErrUnavailable.
+//   - Neither a credential nor the project's secret reaches a log, an error text or a map key.
+//
+// How: one mutex decides for each request between a kept exchange, a call under way and a new call. The call runs in a
+// goroutine of its own: it posts, classifies the answer (outcome.go has the table), proves the JWT and keeps the result.
+package sessionapi
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"authz-sidecar/internal/session"
+)
+
+// Config says whose session API is asked, and how.
+type Config struct {
+	// Product and ProjectID say which project. Required.
+	Product   session.Product
+	ProjectID string
+	// Secret is the project's secret. Required.
+	Secret session.Secret
+	// BaseURL is where the session API is: https, or http on loopback. Required.
+	BaseURL string
+	// Transport makes the calls and must obey a request's context. Its own limits on answer headers stand; redirects
+	// are never followed. Default http.DefaultTransport.
+	Transport http.RoundTripper
+	// Verify proves the JWT that comes back; session.Verifier.Verify. Required.
+	Verify func(ctx context.Context, jwt string, now time.Time) (*session.Session, error)
+	// Timeout is how long one call may take, whoever waits for it. Required.
+	Timeout time.Duration
+	// MaxCalls is how many calls may be under way. Required.
+	MaxCalls int
+	// KeptExchanges is how many exchanges are kept for requests that still carry the traded credential. Default 0:
+	// none.
+	KeptExchanges int
+	// Logger gets alerts and changes of state. Default: discard.
+	Logger *slog.Logger
+	// Registerer gets the metrics. Default: none.
+	Registerer prometheus.Registerer
+}
+
+// Client asks the session API of one project.
+type Client struct {
+	endpoint string
+	cfg      Config
+	hashKey  [sha256.Size]byte
+	metrics  *metrics
+	health   *health
+
+	// mu guards calls and kept, so that a request sees both at one instant and can never miss both.
+	mu    sync.Mutex
+	calls map[key]*call
+	kept  *kept
+}
+
+// Request is one credential to trade.
+type Request struct {
+	// JWT or Token, exactly one. A JWT must be authentic (verified, or refused with session.ErrExpired alone), a token
+	// within its alphabet and length: garbage must not cost a call.
+	JWT, Token string
+	// Session is what the JWT proved; nil for a Token. The answer must be about the same.
+	Session *session.Session
+}
+
+// Exchange is the proof that came back. It is shared between callers: read only.
+type Exchange struct {
+	JWT     string
+	Session *session.Session
+}
+
+// key stands for a credential without being one: keyed, so that a leaked table matches no captured credential, and
+// compared whole.
+type key [sha256.Size]byte
+
+// call is one call under way. Its result may be read once done is closed.
+type call struct {
+	done     chan struct{}
+	exchange *Exchange
+	err      error
+}
+
+// New makes a Client. It calls nobody.
+func New(cfg Config) (*Client, error) {
+	endpoint, err := endpoint(cfg.BaseURL, cfg.Product)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("session API: %w", err)
+	case cfg.ProjectID == "":
+		return nil, errors.New("session API: no project id")
+	case cfg.Secret == "":
+		return nil, errors.New("session API: no secret")
+	case cfg.Verify == nil:
+		return nil, errors.New("session API: nothing verifies the answers")
+	case cfg.Timeout <= 0:
+		return nil, fmt.Errorf("session API: timeout %v is not positive", cfg.Timeout)
+	case cfg.MaxCalls < 1:
+		return nil, fmt.Errorf("session API: at most %d calls is none", cfg.MaxCalls)
+	case cfg.KeptExchanges < 0:
+		return nil, fmt.Errorf("session API: %d kept exchanges is negative", cfg.KeptExchanges)
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = http.DefaultTransport
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Client{
+		endpoint: endpoint,
+		cfg:      cfg,
+		metrics:  newMetrics(cfg.Registerer),
+		health:   newHealth(cfg.Logger),
+		calls:    make(map[key]*call),
+		kept:     newKept(cfg.KeptExchanges),
+	}
+	rand.Read(c.hashKey[:]) // never fails, see its documentation
+	return c, nil
+}
+
+// Authenticate trades a credential for a new JWT.
+//
+// A kept exchange of the same credential is returned if its JWT still verifies and is younger than maxAge. Else an
+// equal call under way is joined, else one is started. So with a maxAge of 0 the answer always comes from a call that
+// ended after the request arrived, but maybe from one that began before: a session revoked between the two passes
+// once more, as it would have, had the request come that much earlier. The age of a JWT that a call has just brought
+// is not compared with maxAge: there is no younger one.
+//
+// The error is one of ErrSessionNotFound, ErrCredentialRefused, ErrForbidden, ErrMismatch and ErrUnavailable, or says
+// that the request itself is wrong. When ctx ends first it is ErrUnavailable, and the call goes on.
+func (c *Client) Authenticate(ctx context.Context, r Request, maxAge time.Duration) (*Exchange, error) {
+	if (r.JWT == "") == (r.Token == "") {
+		return nil, errors.New("session API: a request holds exactly one of JWT and token")
+	}
+	if ctx.Err() != nil { // nobody waits for it
+		return nil, callerLeft(ctx)
+	}
+	exchange, call, err := c.find(ctx, r, maxAge)
+	if exchange != nil && !c.stillProved(ctx, r, exchange) {
+		exchange, call, err = c.find(ctx, r, maxAge)
+	}
+	if call == nil {
+		return exchange, err
+	}
+	c.metrics.waiters.Inc()
+	defer c.metrics.waiters.Dec()
+	select {
+	case <-call.done:
+		return call.exchange, call.err
+	case <-ctx.Done():
+		return nil, callerLeft(ctx)
+	}
+}
+
+// find returns the kept exchange or the call, begun earlier or now, that answers a request.
+func (c *Client) find(ctx context.Context, r Request, maxAge time.Duration) (*Exchange, *call, error) {
+	k := c.key(r)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.kept.get(k, time.Now(), maxAge); e != nil {
+		return e, nil, nil
+	}
+	if cl := c.calls[k]; cl != nil {
+		c.metrics.joined.Inc()
+		return nil, cl, nil
+	}
+	if len(c.calls) >= c.cfg.MaxCalls {
+		c.metrics.calls.WithLabelValues(string(shed)).Inc()
+		return nil, nil, fmt.Errorf("%w: too many calls under way", ErrUnavailable)
+	}
+	cl := &call{done: make(chan struct{})}
+	c.calls[k] = cl
+	c.metrics.inFlight.Inc()
+	go c.run(context.WithoutCancel(ctx), k, cl, r)
+	return nil, cl, nil
+}
+
+// stillProved says whether a kept exchange's JWT verifies now: the project may have withdrawn its key since. One that
+// does not is kept no longer.
+func (c *Client) stillProved(ctx context.Context, r Request, e *Exchange) bool {
+	if _, err := c.cfg.Verify(ctx, e.JWT, time.Now()); err == nil {
+		c.metrics.reused.Inc()
+		return true
+	}
+	k := c.key(r)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kept.has(k, e) {
+		c.kept.drop(k)
+	}
+	return false
+}
+
+// run makes the call and hands its result to whoever waits. Nothing that happens inside, not even a panic, leaves
+// them waiting.
+func (c *Client) run(ctx context.Context, k key, cl *call, r Request) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	start := time.Now()
+	res := no(panicked, "the call panicked")
+	defer func() {
+		if v := recover(); v != nil {
+			c.alertPanic(v)
+		}
+		c.finish(k, cl, res, start)
+	}()
+	res = c.ask(ctx, r)
+}
+
+func (c *Client) finish(k key, cl *call, res result, start time.Time) {
+	now := time.Now()
+	c.health.note(res, now)
+	c.metrics.calls.WithLabelValues(string(res.outcome)).Inc()
+	c.metrics.seconds.Observe(now.Sub(start).Seconds())
+	c.metrics.inFlight.Dec()
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.calls, k)
+	switch {
+	case res.outcome == ok:
+		c.kept.put(k, res.exchange, start)
+	case !errors.Is(res.err, ErrUnavailable):
+		// What was kept was good for an older rule; now it is known to be bad.
+		c.kept.drop(k)
+	}
+	cl.exchange, cl.err = res.exchange, res.err
+	close(cl.done)
+}
+
+// Wait returns when no call is under way. Each ends within Timeout, but new ones must have ceased to come.
+func (c *Client) Wait() {
+	for {
+		cl := c.anyCall()
+		if cl == nil {
+			return
+		}
+		<-cl.done
+	}
+}
+
+func (c *Client) anyCall() *call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, cl := range c.calls {
+		return cl
+	}
+	return nil
+}
+
+// Status is what the client is doing and how the API has been.
+type Status struct {
+	// InFlight is the number of calls under way, Kept that of the kept exchanges.
+	InFlight, Kept int
+	// LastError is why the last call that could not ask, or was answered wrongly, failed. Empty: none has.
+	LastError   string
+	LastErrorAt time.Time
+	// LastOKAt is when the API last answered, be it with a no.
+	LastOKAt time.Time
+}
+
+// Status returns the present state.
+func (c *Client) Status() Status {
+	s := c.health.status()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.InFlight, s.Kept = len(c.calls), c.kept.len()
+	return s
+}
+
+// key hashes the kind too, so that a JWT and a token of equal text are two requests.
+func (c *Client) key(r Request) key {
+	mac := hmac.New(sha256.New, c.hashKey[:])
+	if r.JWT != "" {
+		mac.Write([]byte("jwt\x00" + r.JWT))
+	} else {
+		mac.Write([]byte("token\x00" + r.Token))
+	}
+	return key(mac.Sum(nil))
+}
+
+// alertPanic logs a panic's stack. Its value is shown only where the runtime made it: any other could quote a
+// credential.
+func (c *Client) alertPanic(v any) {
+	if !c.health.alert(panicked, time.Now()) {
+		return
+	}
+	text := fmt.Sprintf("%T", v)
+	if err, ok := v.(runtime.Error); ok {
+		text = err.Error()
+	}
+	c.cfg.Logger.Error("session API call panicked", "panic", text, "stack", string(debug.Stack()))
+}
+
+func callerLeft(ctx context.Context) error {
+	return fmt.Errorf("%w: caller's deadline: %w", ErrUnavailable, context.Cause(ctx))
+}

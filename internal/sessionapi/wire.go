@@ -1,0 +1,172 @@
+package sessionapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"authz-sidecar/internal/session"
+)
+
+const (
+	// maxAnswer bounds an answer's body. Real ones are a few KB; a user with all factors and metadata stays far below.
+	maxAnswer = 1 << 20
+	// maxJWT is the verifier's own limit: a longer one could never be used.
+	maxJWT = 8 << 10
+	// minRetryAfter and maxRetryAfter bound what a 429 may ask for: never nothing, never an outage of our own making.
+	minRetryAfter = time.Second
+	maxRetryAfter = 300 * time.Second
+)
+
+// question is the body of an authenticate request. Nothing else is asked for: no extension, no claims, no
+// authorization check.
+type question struct {
+	Token string `json:"session_token,omitempty"`
+	JWT   string `json:"session_jwt,omitempty"`
+}
+
+// answer is what is read of the API's answer to either product; other fields are the vendor's to add.
+// encoding/json folds the case of names and takes the last of two: harmless here, since the JWT is proved and an error
+// type must fit the status.
+type answer struct {
+	status     int
+	retryAfter time.Duration
+
+	StatusCode int    `json:"status_code"`
+	RequestID  string `json:"request_id"`
+	ErrorType  string `json:"error_type"`
+	SessionJWT string `json:"session_jwt"`
+	Session    struct {
+		SessionID string `json:"session_id"`
+	} `json:"session"`
+	MemberSession struct {
+		MemberSessionID string `json:"member_session_id"`
+	} `json:"member_session"`
+}
+
+// post sends the question and reads the answer. It uses the transport itself: there is no client that could follow a
+// redirect and show the secret to its target.
+func (c *Client) post(ctx context.Context, r Request) (*answer, error) {
+	body, err := json.Marshal(question{Token: r.Token, JWT: r.JWT})
+	if err != nil {
+		return nil, errors.New("the request cannot be written")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint, bytes.NewReader(body))
+	if err != nil {
+		return nil, errors.New("the request cannot be made")
+	}
+	req.SetBasicAuth(c.cfg.ProjectID, c.cfg.Secret.Reveal())
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "authz-sidecar")
+
+	resp, err := c.cfg.Transport.RoundTrip(req)
+	if err != nil {
+		return nil, describe(ctx, err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, describe(ctx, err)
+	}
+	if len(text) > maxAnswer {
+		return nil, fmt.Errorf("status %d with more than %d bytes", resp.StatusCode, maxAnswer)
+	}
+	a := read(resp.StatusCode, text)
+	a.retryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+	return a, nil
+}
+
+// read parses a body. What is not the vendor's answer, or contradicts the status that it came with, has no fields: then
+// only the status is known.
+func read(status int, text []byte) *answer {
+	a := &answer{}
+	if err := json.Unmarshal(text, a); err != nil || a.StatusCode != 0 && a.StatusCode != status || len(a.SessionJWT) > maxJWT {
+		a = &answer{}
+	}
+	a.status = status
+	return a
+}
+
+// The shapes of what may be quoted from an answer: no credential looks like them.
+var (
+	errorTypeShape = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+	requestIDShape = regexp.MustCompile(`^request-id-[a-z0-9-]{1,64}$`)
+)
+
+// String describes an answer for logs and errors, without its body.
+func (a *answer) String() string {
+	text := fmt.Sprintf("status %d", a.status)
+	if errorTypeShape.MatchString(a.ErrorType) {
+		text += ", " + a.ErrorType
+	}
+	if requestIDShape.MatchString(a.RequestID) {
+		text += ", " + a.RequestID
+	}
+	return text
+}
+
+// describe says why there was no answer. Errors of net/http may quote what the server sent, and a server may send back
+// what it got, so only those that the network or TLS made are shown.
+func describe(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errors.New("no answer within the time limit")
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return errors.New(op.Error())
+	}
+	if bad, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return errors.New(bad.Error())
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("connection closed before the answer ended")
+	}
+	return errors.New("no valid HTTP answer")
+}
+
+// retryAfter reads the header (RFC 9110, 10.2.3: seconds or a date) within bounds; absent or unreadable is the least.
+func retryAfter(value string, now time.Time) time.Duration {
+	var after time.Duration
+	if at, err := http.ParseTime(value); err == nil {
+		after = at.Sub(now)
+	} else if n, err := strconv.ParseUint(value, 10, 32); err == nil {
+		after = time.Duration(n) * time.Second
+	}
+	return min(max(after, minRetryAfter), maxRetryAfter)
+}
+
+// endpoint checks the base URL, since the secret goes there, and adds the product's path.
+func endpoint(base string, product session.Product) (string, error) {
+	paths := map[session.Product]string{
+		session.Consumer: "/v1/sessions/authenticate",
+		session.B2B:      "/v1/b2b/sessions/authenticate",
+	}
+	path, ok := paths[product]
+	if !ok {
+		return "", fmt.Errorf("unknown product %q", product)
+	}
+	u, err := url.Parse(base)
+	// The text is not shown where it cannot be taken apart: it may hold a password.
+	if err != nil || u.User != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		return "", errors.New("the base URL is not a plain https://host[:port][/path]")
+	}
+	if u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())) {
+		return "", fmt.Errorf("base URL %q is neither https nor http on loopback", base)
+	}
+	return strings.TrimRight(base, "/") + path, nil
+}
+
+func loopback(host string) bool {
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
