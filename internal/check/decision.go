@@ -1,0 +1,153 @@
+package check
+
+import (
+	"errors"
+	"net/http"
+
+	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/session"
+	"authz-sidecar/internal/sessionapi"
+)
+
+// Reason is why a request passed or did not: the metric label, the log field, the metadata and the test name alike.
+type Reason int
+
+// The reasons of passage, then those of denial. The zero Reason is none of them and denies.
+const (
+	_ Reason = iota
+
+	// Public: the rule wants no session.
+	Public
+	// Anonymous: the rule wants no session but would have checked one, and none was presented.
+	Anonymous
+	// Verified: the JWT was proved locally.
+	Verified
+	// Exchanged: the session API gave a new JWT for the credential.
+	Exchanged
+
+	// NoCredential: a session is required and none was presented.
+	NoCredential
+	// Malformed: a credential is not of its form.
+	Malformed
+	// Forged: a JWT's signature is not by the key that it names.
+	Forged
+	// UnknownKey: an up-to-date key set lacks the key that a JWT names.
+	UnknownKey
+	// ClaimsRefused: a JWT is authentic, but not a session of the rule's project.
+	ClaimsRefused
+	// NotYetValid: a JWT's nbf or iat lies in the future.
+	NotYetValid
+	// SessionNotFound: the session API knows no such session; it was revoked or has ended.
+	SessionNotFound
+	// CredentialRefused: the session API refused the credential.
+	CredentialRefused
+	// ExchangeMismatch: the session API answered with another session, or a JWT that does not verify. An alarm.
+	ExchangeMismatch
+	// AmbiguousCredential: the request carries credentials that contradict each other.
+	AmbiguousCredential
+	// AmbiguousPath: two servers could read the path differently.
+	AmbiguousPath
+	// Forbidden: the session API says that the session may not.
+	Forbidden
+	// KeysUnavailable: the key that a JWT names could not be learnt.
+	KeysUnavailable
+	// APIUnavailable: the session API could not be asked.
+	APIUnavailable
+	// SecretRefused: the session API refused our own secret. An alarm.
+	SecretRefused
+	// Internal: a fault of ours.
+	Internal
+
+	lastReason = Internal
+)
+
+// reasons says of each Reason its name, the HTTP status that the client gets, and the public reason in the body: one of
+// a short list, which tells an attacker nothing that he does not know.
+var reasons = [...]struct {
+	name   string
+	status int
+	public string
+}{
+	Public:    {"public", http.StatusOK, ""},
+	Anonymous: {"anonymous", http.StatusOK, ""},
+	Verified:  {"verified", http.StatusOK, ""},
+	Exchanged: {"exchanged", http.StatusOK, ""},
+
+	NoCredential:        {"no_credential", http.StatusUnauthorized, "no_credential"},
+	Malformed:           {"malformed", http.StatusUnauthorized, "invalid_credential"},
+	Forged:              {"forged", http.StatusUnauthorized, "invalid_credential"},
+	UnknownKey:          {"unknown_key", http.StatusUnauthorized, "invalid_credential"},
+	ClaimsRefused:       {"claims_refused", http.StatusUnauthorized, "invalid_credential"},
+	NotYetValid:         {"not_yet_valid", http.StatusUnauthorized, "invalid_credential"},
+	SessionNotFound:     {"session_not_found", http.StatusUnauthorized, "invalid_credential"},
+	CredentialRefused:   {"credential_refused", http.StatusUnauthorized, "invalid_credential"},
+	ExchangeMismatch:    {"exchange_mismatch", http.StatusUnauthorized, "invalid_credential"},
+	AmbiguousCredential: {"ambiguous_credential", http.StatusBadRequest, "ambiguous_credential"},
+	AmbiguousPath:       {"ambiguous_path", http.StatusBadRequest, "ambiguous_path"},
+	Forbidden:           {"forbidden", http.StatusForbidden, "forbidden"},
+	KeysUnavailable:     {"keys_unavailable", http.StatusServiceUnavailable, "unavailable"},
+	APIUnavailable:      {"api_unavailable", http.StatusServiceUnavailable, "unavailable"},
+	SecretRefused:       {"secret_refused", http.StatusServiceUnavailable, "unavailable"},
+	Internal:            {"internal", http.StatusServiceUnavailable, "unavailable"},
+}
+
+// String is the reason's name.
+func (r Reason) String() string { return reasons[r.known()].name }
+
+// Allowed says whether the request passes.
+func (r Reason) Allowed() bool { return reasons[r.known()].status == http.StatusOK }
+
+// known is r, or Internal if r is no Reason: what nobody decided is denied.
+func (r Reason) known() Reason {
+	if r < Public || r > lastReason {
+		return Internal
+	}
+	return r
+}
+
+// decision is what was answered, and why.
+type decision struct {
+	reason Reason
+	// rule is nil if none was found.
+	rule *policy.Rule
+	// session is nil unless the request passes as somebody.
+	session *session.Session
+	// refreshed is the new JWT of an exchange, and credential what it was traded for.
+	refreshed  string
+	credential session.Credential
+	// detail is for the log; it never holds a credential.
+	detail error
+}
+
+func deny(reason Reason, detail error) decision { return decision{reason: reason, detail: detail} }
+
+// reasonFor maps what the packages below say, once. An error that is not in the list is a fault of ours.
+func reasonFor(err error) Reason {
+	for _, known := range errorReasons {
+		if errors.Is(err, known.err) {
+			return known.reason
+		}
+	}
+	return Internal
+}
+
+// errorReasons is in order: an error that wraps two of these is what comes first.
+var errorReasons = []struct {
+	err    error
+	reason Reason
+}{
+	{policy.ErrAmbiguousPath, AmbiguousPath},
+	{session.ErrAmbiguous, AmbiguousCredential},
+	{session.ErrMalformed, Malformed},
+	{session.ErrForged, Forged},
+	{session.ErrUnknownKey, UnknownKey},
+	{session.ErrClaims, ClaimsRefused},
+	{session.ErrNotYetValid, NotYetValid},
+	{session.ErrKeysUnavailable, KeysUnavailable},
+	{sessionapi.ErrSessionNotFound, SessionNotFound},
+	{sessionapi.ErrCredentialRefused, CredentialRefused},
+	{sessionapi.ErrMismatch, ExchangeMismatch},
+	{sessionapi.ErrForbidden, Forbidden},
+	{sessionapi.ErrSecretRefused, SecretRefused},
+	{sessionapi.ErrUnavailable, APIUnavailable},
+}
