@@ -49,15 +49,16 @@ type Set struct {
 
 // Compile makes a Set. The first rule that matches decides; fallback decides where none does.
 func Compile(rules []Rule, fallback Rule) (*Set, error) {
-	for i, r := range rules {
-		if !strings.HasPrefix(r.PathPrefix, "/") {
-			return nil, fmt.Errorf("rule %d (%s): path prefix %q does not begin with /", i, r.Name, r.PathPrefix)
-		}
-		if _, err := ReadPath(r.PathPrefix); err != nil {
+	rules = slices.Clone(rules)
+	for i := range rules {
+		r := &rules[i]
+		read, err := ReadPath(r.PathPrefix) // a prefix in another spelling means the same
+		if err != nil {
 			return nil, fmt.Errorf("rule %d (%s): path prefix %q can match no request: %w", i, r.Name, r.PathPrefix, err)
 		}
+		r.PathPrefix = read
 	}
-	return &Set{rules: slices.Clone(rules), fallback: fallback}, nil
+	return &Set{rules: rules, fallback: fallback}, nil
 }
 
 // All are the rules in order, the default one last.

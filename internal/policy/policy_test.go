@@ -26,6 +26,7 @@ func TestMatchTakesTheFirstRuleOfWhichAllHolds(t *testing.T) {
 		policy.Rule{Name: "read admin", PathPrefix: "/admin", Methods: []string{"GET"}},
 		policy.Rule{Name: "admin", PathPrefix: "/admin/"},
 		policy.Rule{Name: "app", PathPrefix: "/app/v1"},
+		policy.Rule{Name: "spelt otherwise", PathPrefix: "/%63af%c3%a9"},
 	)
 	for _, c := range []struct{ method, path, rule string }{
 		{"GET", "/admin", "read admin"},
@@ -46,6 +47,7 @@ func TestMatchTakesTheFirstRuleOfWhichAllHolds(t *testing.T) {
 		{"GET", "/app/v1/x", "app"},
 		{"GET", "/app/v10", "default"},
 		{"GET", "/app", "default"},
+		{"GET", "/caf%C3%A9/menu", "spelt otherwise"},
 		{"GET", "/", "default"},
 	} {
 		rule, err := set.Match(c.method, c.path)
