@@ -1,0 +1,136 @@
+// Package config reads the configuration file.
+//
+// What it keeps true: a *Config is complete and consistent, every default filled in and every file that it names read,
+// and it never changes; a file with anything wrong in it yields no Config but an *Error with all findings at once, each
+// with its place, what is wrong and what to do; the text of a secret is in none of them.
+//
+// How: the YAML becomes a tree with positions (document), the tree becomes the proto message of
+// proto/authz/config/v1 (decode; strict: field names as in the proto, no duplicate keys, no null, no anchors or
+// aliases, no tags), protovalidate checks the message's own rules (validate), what the file leaves out is filled from
+// defaults.yaml (defaults), and the message is compiled into the Config structs of the packages that use them (one
+// file per part of the schema).
+//
+// An empty string means what leaving the field out means. A relative file name in the configuration is taken from the
+// folder of the configuration file.
+package config
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"authz-sidecar/internal/check"
+	"authz-sidecar/internal/jwkscache"
+	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/session"
+	"authz-sidecar/internal/sessionapi"
+	configv1 "authz-sidecar/proto/authz/config/v1"
+)
+
+// maxFileSize bounds the configuration and each certificate file. The largest sensible ones (10,000 rules, a bundle of
+// all public authorities) stay under it.
+const maxFileSize = 1 << 20
+
+// Config is what a configuration file says.
+type Config struct {
+	Listen      Listen
+	Projects    []Project
+	Rules       []policy.Rule
+	DefaultRule policy.Rule
+	Credentials session.Names
+	// JWTCookie are the attributes of the cookie in which a refreshed JWT goes back.
+	JWTCookie       check.CookieAttributes
+	IdentityHeaders []check.IdentityHeader
+}
+
+// Listen says where the sidecar listens.
+type Listen struct {
+	// Network is "unix" or "tcp", Address a path or host:port.
+	Network, Address string
+	// SocketMode is for "unix" only.
+	SocketMode fs.FileMode
+	// TLS is nil where the listener speaks plain text.
+	TLS *tls.Config
+	// Health is host:port, or empty for none.
+	Health string
+}
+
+// Project is one project of the session service. What one project's parts need of each other (Verifier.Keys,
+// API.Verify), and every Logger and Registerer, is left for the caller to set.
+type Project struct {
+	Name     string
+	Keys     jwkscache.Config
+	Verifier session.Config
+	API      sessionapi.Config
+}
+
+// Load reads a configuration file, with the secrets and certificates that it names. What is wrong in it is an *Error.
+func Load(path string) (*Config, error) {
+	data, err := readFile(path, maxFileSize)
+	if err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return Parse(path, data)
+}
+
+// Parse is Load for a file that has been read already. path is what findings call it, and its folder is where relative
+// file names start.
+func Parse(path string, data []byte) (*Config, error) {
+	d := newDocument(path)
+	var message configv1.Config
+	if root := d.parse(data); root != nil {
+		d.decode(root, &message)
+	}
+	if d.unreadable {
+		return nil, d.err()
+	}
+	d.validate(&message)
+	fillDefaults(&message)
+	c := compiler{document: d, folder: filepath.Dir(path)}
+	config := c.config(&message)
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	return config, nil
+}
+
+// compiler turns a message with all defaults filled in into a Config. Its methods, one for each part of the schema,
+// report what is wrong to the document and go on.
+type compiler struct {
+	*document
+	// folder is where relative file names start.
+	folder string
+}
+
+func (c *compiler) config(m *configv1.Config) *Config {
+	config := &Config{
+		Listen:          c.listen(m.GetListen()),
+		Projects:        c.projects(m),
+		Credentials:     c.credentials(m.GetCredentials()),
+		JWTCookie:       c.jwtCookie(m.GetCredentials()),
+		IdentityHeaders: c.identityHeaders(m),
+	}
+	config.Rules, config.DefaultRule = c.rules(m, config.Projects)
+	return config
+}
+
+// readFile reads a whole file of at most limit bytes. Its errors do not name the file, because a secret may have been
+// written where a file name belongs.
+func readFile(path string, limit int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("larger than %d bytes", limit)
+	}
+	return data, nil
+}

@@ -1,0 +1,60 @@
+package config
+
+import (
+	"strings"
+
+	"authz-sidecar/internal/check"
+	"authz-sidecar/internal/session"
+	configv1 "authz-sidecar/proto/authz/config/v1"
+)
+
+func (c *compiler) credentials(m *configv1.Credentials) session.Names {
+	if m.GetJwtCookie() == m.GetTokenCookie() {
+		field := "credentials.token_cookie"
+		if !c.has(field) {
+			field = "credentials.jwt_cookie"
+		}
+		c.report(field, "one cookie for the session JWT and the opaque token", "give each a cookie of its own")
+	}
+	return session.Names{JWTCookie: m.GetJwtCookie(), TokenCookie: m.GetTokenCookie(), TokenHeader: m.GetTokenHeader()}
+}
+
+func (c *compiler) jwtCookie(m *configv1.Credentials) check.CookieAttributes {
+	const path = "credentials.jwt_cookie_attributes"
+	a := m.GetJwtCookieAttributes()
+	cookie := check.CookieAttributes{
+		Domain: a.GetDomain(), Path: a.GetPath(), SameSite: a.GetSameSite(), Secure: a.GetSecure(), HTTPOnly: a.GetHttpOnly(),
+	}
+	// Browsers drop what is reported here without a word (draft-ietf-httpbis-rfc6265bis, sections 4.1.2.7 and 4.1.3).
+	switch name := m.GetJwtCookie(); {
+	case cookie.SameSite == "None" && !cookie.Secure:
+		c.report(path+".same_site", `"None" without secure, which browsers refuse`, "set secure: true")
+	case hasPrefixFold(name, "__Secure-") && !cookie.Secure:
+		c.report(path+".secure", "must be true for a cookie whose name begins with __Secure-", "set it to true, or rename the cookie")
+	case hasPrefixFold(name, "__Host-") && (!cookie.Secure || cookie.Path != "/" || cookie.Domain != ""):
+		c.report(path, "a cookie whose name begins with __Host- must be secure, with path / and no domain", "correct them, or rename the cookie")
+	}
+	return cookie
+}
+
+func hasPrefixFold(s, prefix string) bool {
+	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+}
+
+// identityHeaders are those given, be it an empty list, or the default ones.
+func (c *compiler) identityHeaders(m *configv1.Config) []check.IdentityHeader {
+	list := m.GetIdentityHeaders()
+	if !c.has("identity_headers") {
+		list = defaults().GetIdentityHeaders()
+	}
+	headers := make([]check.IdentityHeader, len(list))
+	names := map[string]int{}
+	for i, h := range list {
+		headers[i] = check.IdentityHeader{Name: h.GetName(), Value: h.GetValue()}
+		c.once(names, h.GetName(), i, childPath(itemPath("identity_headers", i), "name"), "identity_headers", "give each header a name of its own")
+	}
+	if _, ok := names[m.GetCredentials().GetTokenHeader()]; ok {
+		c.report("credentials.token_header", "the name of an identity header, which is removed from every request", "use another name")
+	}
+	return headers
+}

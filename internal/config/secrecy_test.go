@@ -1,0 +1,176 @@
+package config_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"authz-sidecar/internal/config"
+	configv1 "authz-sidecar/proto/authz/config/v1"
+)
+
+const (
+	// vendorCanary looks like a secret of the vendor; plainCanary only like something random.
+	vendorCanary = "secret-live-8c1f2bCANARY5d0e7a"
+	plainCanary  = "9f3e1cCANARY7b42d85a06e1"
+)
+
+// refuse asserts that a configuration is refused without a word of the canary.
+func refuse(t *testing.T, yaml, canary string) {
+	t.Helper()
+	_, err := config.Parse("config.yaml", []byte(yaml))
+	if err == nil {
+		t.Errorf("accepted:\n%s", yaml)
+	} else if strings.Contains(err.Error(), canary) {
+		t.Errorf("the canary is in the error:\n%s\nof:\n%s", err, yaml)
+	}
+}
+
+func TestASecretInPlaceOfAnyFieldOrValueIsNotShown(t *testing.T) {
+	fields := 0
+	eachField(func(field protoreflect.FieldDescriptor, wrap func(string) string) {
+		fields++
+		name := string(field.Name())
+		for _, canary := range []string{vendorCanary, plainCanary} {
+			// Beside the field, under names that it does not have.
+			for _, unknown := range []string{"secret", "unknown", "projectSecret", "x.y", "<<", "~", name + "x"} {
+				refuse(t, wrap(unknown+": "+canary), canary)
+				refuse(t, wrap(unknown+": {a: {b: ["+canary+"]}}"), canary)
+			}
+			// In the field, as something else than it wants.
+			refuse(t, wrap(fmt.Sprintf("%s: {%s: {%[2]s: %[2]s}}", name, "x"+canary+" y")), canary)
+			refuse(t, wrap(fmt.Sprintf("%s: [[%s]]", name, canary)), canary)
+			refuse(t, wrap(fmt.Sprintf("%s: !%s x", name, canary)), canary)
+			refuse(t, wrap(fmt.Sprintf("%s: !!str %s", name, canary)), canary)
+			refuse(t, wrap(fmt.Sprintf("%s: &%s x", name, canary)), canary)
+			refuse(t, wrap(fmt.Sprintf("%s: *%s", name, canary)), canary)
+			refuse(t, wrap(fmt.Sprintf("%s: x, %[1]s: %s", name, canary)), canary)
+		}
+		// In the field, as its value: also where the field takes a text and finds it wrong.
+		refuse(t, wrap(name+": "+vendorCanary), vendorCanary)
+		refuse(t, wrap(name+": ["+vendorCanary+"]"), vendorCanary)
+		if field.Kind() != protoreflect.StringKind || strings.HasPrefix(name, "secret_") || name == "key_file" {
+			refuse(t, wrap(name+": "+plainCanary), plainCanary)
+		}
+		// As the name of a field.
+		refuse(t, wrap(vendorCanary+": x"), vendorCanary)
+	})
+	if fields < 50 {
+		t.Errorf("only %d fields were tried", fields)
+	}
+}
+
+func TestASecretInCommentsOrBadYAMLIsNotShown(t *testing.T) {
+	for _, canary := range []string{vendorCanary, plainCanary} {
+		for _, yaml := range []string{
+			"# CANARY\nrules: 1 # CANARY\n",
+			"secret: \"CANARY",
+			"secret: 'CANARY",
+			"secret: CANARY: x",
+			"secret: *CANARY",
+			"secret: &CANARY",
+			"secret: !CANARY",
+			"secret: !<CANARY",
+			"secret: {CANARY",
+			"secret: [CANARY",
+			"secret: @CANARY",
+			"secret: \"\\qCANARY\"",
+			"secret: |CANARY",
+			"secret: CANARY\n\tCANARY",
+			"\tsecret: CANARY",
+			"secret: x\nCANARY",
+			"secret: CANARY\n - CANARY",
+			"- CANARY\nsecret: CANARY",
+			"? [CANARY]\n: CANARY",
+			"%CANARY",
+			"%TAG ! CANARY\n---\nx",
+			"%YAML CANARY",
+			"--- CANARY",
+			"projects: []\n---\nCANARY: x",
+			"projects: []\n---\n\tCANARY: *CANARY",
+			"CANARY",
+			"secret: CANARY\x00",
+			"secret: CANARY\xff",
+			"<<: *CANARY",
+			"projects:\n- secret_file: x\n  secret_file: CANARY\n",
+			"projects:\n- api_base_url: https://user:CANARY@example.com\n",
+			"projects:\n- api_base_url: https://example.com/?token=CANARY\n",
+			"projects:\n- key_set_url: https://example.com/#CANARY\n",
+			"projects:\n- key_set_url: \"https://CANARY%zz\"\n",
+			"listen:\n  tls:\n    cert_file: |\n      -----BEGIN PRIVATE KEY-----\n      CANARY\n",
+		} {
+			refuse(t, strings.ReplaceAll(yaml, "CANARY", canary), canary)
+		}
+	}
+}
+
+func TestALoadedConfigPrintsNoSecret(t *testing.T) {
+	c := mustLoad(t, folder(t), testdata(t, "good/smallest.yaml"))
+	if c.Projects[0].API.Secret.Reveal() != fileSecret {
+		t.Fatal("the secret was not read")
+	}
+	for _, format := range []string{"%v", "%+v", "%#v"} {
+		if printed := fmt.Sprintf(format, c.Projects); strings.Contains(printed, fileSecret) {
+			t.Errorf("%s prints it: %s", format, printed)
+		}
+	}
+}
+
+// FuzzParse plants a secret somewhere in a file: whatever becomes of it, nothing panics and no finding shows it.
+func FuzzParse(f *testing.F) {
+	for _, pattern := range []string{"testdata/good/*.yaml", "testdata/broken/*.yaml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			f.Fatalf("%s: %d files, %v", pattern, len(files), err)
+		}
+		for i, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(data, uint16(i*37))
+		}
+	}
+	f.Add(config.Defaults(), uint16(1000))
+	f.Fuzz(func(t *testing.T, data []byte, at uint16) {
+		cut := int(at) % (len(data) + 1)
+		planted := string(data[:cut]) + vendorCanary + string(data[cut:])
+		for _, yaml := range []string{string(data), planted} {
+			if strings.Contains(yaml, "/dev") || strings.Contains(yaml, "/proc") {
+				return // reading some of those never ends
+			}
+			c, err := config.Parse("config.yaml", []byte(yaml))
+			switch {
+			case (c == nil) == (err == nil):
+				t.Fatalf("config %v, error %v", c, err)
+			case err != nil && strings.Contains(err.Error(), vendorCanary):
+				t.Fatalf("the canary is in the error:\n%s\nof:\n%s", err, yaml)
+			}
+		}
+	})
+}
+
+// eachField calls visit for every field of the schema, with a function that puts "name: value" in its place in a file.
+func eachField(visit func(field protoreflect.FieldDescriptor, wrap func(string) string)) {
+	var walk func(m protoreflect.MessageDescriptor, wrap func(string) string)
+	walk = func(m protoreflect.MessageDescriptor, wrap func(string) string) {
+		for i := range m.Fields().Len() {
+			field := m.Fields().Get(i)
+			visit(field, wrap)
+			if field.Message() == nil || field.Message().FullName() == "google.protobuf.Duration" {
+				continue
+			}
+			walk(field.Message(), func(inner string) string {
+				if field.IsList() {
+					return wrap(fmt.Sprintf("%s: [{%s}]", field.Name(), inner))
+				}
+				return wrap(fmt.Sprintf("%s: {%s}", field.Name(), inner))
+			})
+		}
+	}
+	walk((&configv1.Config{}).ProtoReflect().Descriptor(), func(inner string) string { return "{" + inner + "}" })
+}

@@ -1,0 +1,60 @@
+package config
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"authz-sidecar/internal/session"
+	configv1 "authz-sidecar/proto/authz/config/v1"
+)
+
+// maxSecret bounds a secret; the vendor's have some 50 bytes.
+const maxSecret = 4 << 10
+
+// variableName is what POSIX calls a name (XBD 3.216), which no secret of the vendor is.
+var variableName = regexp.MustCompile(`^[A-Za-z_][0-9A-Za-z_]*$`)
+
+// secret reads a project's secret. No finding about it shows a value: not the secret's, and not the field's either,
+// because a secret is soon pasted where the name of its file belongs. Who else may read the file is not looked at:
+// Kubernetes mounts secrets 0644 by default.
+func (c *compiler) secret(path string, m *configv1.Project) session.Secret {
+	file, env := childPath(path, "secret_file"), childPath(path, "secret_env")
+	switch {
+	case c.found[path] || c.found[file] || c.found[env] || m.GetSecretFile() == "" && m.GetSecretEnv() == "":
+		return "" // reported already
+	case m.GetSecretFile() != "":
+		data, err := readFile(c.path(m.GetSecretFile()), maxSecret)
+		if err != nil {
+			c.report(file, "the file cannot be read: "+err.Error(), "name the file that holds the project's secret, and let the sidecar read it")
+			return ""
+		}
+		return c.wholeSecret(file, "the file", string(data))
+	}
+	if !variableName.MatchString(m.GetSecretEnv()) {
+		c.report(env, "not the name of an environment variable", "name the variable, and never write the secret itself here")
+		return ""
+	}
+	value, ok := os.LookupEnv(m.GetSecretEnv())
+	if !ok {
+		c.report(env, "the environment variable is not set", "set it to the project's secret, or use secret_file")
+		return ""
+	}
+	return c.wholeSecret(env, "the environment variable", value)
+}
+
+// wholeSecret drops the white space around a secret and refuses what is no secret.
+func (c *compiler) wholeSecret(field, holder, value string) session.Secret {
+	value = strings.TrimSpace(value)
+	switch {
+	case value == "":
+		c.report(field, holder+" is empty", "put the project's secret into it")
+	case len(value) > maxSecret:
+		c.report(field, holder+" holds more than 4 KiB", "put the project's secret into it, alone")
+	case !utf8.ValidString(value) || strings.ContainsFunc(value, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
+		c.report(field, holder+" holds white space or control characters within the secret", "put the project's secret into it, alone")
+	}
+	return session.Secret(value)
+}
