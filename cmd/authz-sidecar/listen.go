@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"authz-sidecar/internal/config"
+)
+
+// listenCheck opens the address that Envoy calls. release removes the socket file again, unless a successor has put
+// its own in its place.
+func listenCheck(cfg config.Listen) (l net.Listener, release func(), err error) {
+	if cfg.Network != "unix" {
+		l, err = net.Listen(cfg.Network, cfg.Address)
+		return l, func() {}, err
+	}
+	if err := removeStaleSocket(cfg.Address); err != nil {
+		return nil, nil, err
+	}
+	// The mask, not a chmod afterwards, so that there is no moment at which the socket is open to more. It is the whole
+	// process's, which makes no other file at this time.
+	mask := syscall.Umask(int(0o777 &^ cfg.SocketMode))
+	l, err = net.Listen("unix", cfg.Address)
+	syscall.Umask(mask)
+	if err != nil {
+		return nil, nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	ours, err := os.Stat(cfg.Address)
+	if err != nil {
+		l.Close()
+		return nil, nil, err
+	}
+	return l, func() {
+		if there, err := os.Stat(cfg.Address); err == nil && os.SameFile(ours, there) {
+			os.Remove(cfg.Address)
+		}
+	}, nil
+}
+
+// removeStaleSocket removes a socket on which nobody answers, which a killed process leaves behind. Anything else that
+// lies there is somebody's, and stays.
+func removeStaleSocket(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("listen.check: %s exists and is no socket: remove it, or choose another path", path)
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		conn.Close()
+		return fmt.Errorf("listen.check: another process answers on %s: stop it, or choose another path", path)
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("listen.check: cannot tell whether %s is in use: %w", path, err)
+	}
+	return os.Remove(path)
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"authz-sidecar/internal/check"
+	"authz-sidecar/internal/config"
+	"authz-sidecar/internal/health"
+	"authz-sidecar/internal/jwkscache"
+	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/session"
+	"authz-sidecar/internal/sessionapi"
+)
+
+func serveCommand() *cobra.Command {
+	var file, level, format string
+	command := &cobra.Command{
+		Use:   "serve --config FILE",
+		Short: "Answer Envoy",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			logger, err := newLogger(cmd.ErrOrStderr(), level, format)
+			if err != nil {
+				return err
+			}
+			cfg, err := config.Load(file)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), cfg, logger)
+		},
+	}
+	command.Flags().StringVar(&file, "config", "", "the configuration file")
+	command.Flags().StringVar(&level, "log-level", "info", "debug (a line for each request that passes, too), info, warn or error")
+	command.Flags().StringVar(&format, "log-format", "json", "json or text")
+	command.MarkFlagRequired("config")
+	return command
+}
+
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var options slog.HandlerOptions
+	var parsed slog.Level
+	if err := parsed.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: use debug, info, warn or error", level)
+	}
+	options.Level = parsed
+	switch format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, &options)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(w, &options)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q: use json or text", format)
+}
+
+// serve answers until ctx ends, then drains: every Check that was accepted is answered.
+func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	projects, err := newProjects(cfg, logger, registry)
+	if err != nil {
+		return err
+	}
+	gate, err := newGate(cfg, projects, logger, registry)
+	if err != nil {
+		return err
+	}
+	outside := health.New(health.Config{Missing: projects.missing, Gatherer: registry})
+	server := newGRPCServer(cfg.Listen.TLS)
+	authv3.RegisterAuthorizationServer(server, gate)
+	healthpb.RegisterHealthServer(server, outside.GRPC())
+
+	checkListener, release, err := listenCheck(cfg.Listen)
+	if err != nil {
+		return err
+	}
+	defer release()
+
+	// What runs in the background goes on while the last Checks are answered.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, background := errgroup.WithContext(background)
+	if cfg.Listen.Health != "" {
+		healthListener, err := net.Listen("tcp", cfg.Listen.Health)
+		if err != nil {
+			checkListener.Close()
+			return err
+		}
+		group.Go(func() error { return outside.Serve(background, healthListener) })
+		logger.Info("serving health", "address", healthListener.Addr().String())
+	}
+	group.Go(func() error { return outside.Run(background) })
+	for _, p := range projects {
+		group.Go(func() error { return p.keys.Run(background) })
+	}
+	group.Go(func() error { return server.Serve(checkListener) })
+	outside.Started()
+	logger.Info("serving checks", "address", checkListener.Addr().String(), "projects", len(projects), "rules", len(cfg.Rules), "version", version)
+
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			drain(outside, server, logger)
+		case <-background.Done():
+			server.Stop()
+		}
+		projects.wait()
+		stop()
+		return nil
+	})
+	return group.Wait()
+}
+
+// project is one project at work.
+type project struct {
+	name string
+	keys *jwkscache.Cache
+	gate check.Project
+	api  *sessionapi.Client
+}
+
+type projects []project
+
+func newProjects(cfg *config.Config, logger *slog.Logger, registerer prometheus.Registerer) (projects, error) {
+	var all projects
+	for _, c := range cfg.Projects {
+		logger := logger.With("project", c.Name)
+		registerer := prometheus.WrapRegistererWith(prometheus.Labels{"project": c.Name}, registerer)
+
+		c.Keys.Logger, c.Keys.Registerer = logger, registerer
+		keys, err := jwkscache.New(c.Keys)
+		if err != nil {
+			return nil, fmt.Errorf("project %s: %w", c.Name, err)
+		}
+		c.Verifier.Keys = keys
+		verifier, err := session.NewVerifier(c.Verifier)
+		if err != nil {
+			return nil, fmt.Errorf("project %s: %w", c.Name, err)
+		}
+		c.API.Verify, c.API.Logger, c.API.Registerer = verifier.Verify, logger, registerer
+		api, err := sessionapi.New(c.API)
+		if err != nil {
+			return nil, fmt.Errorf("project %s: %w", c.Name, err)
+		}
+		all = append(all, project{c.Name, keys, check.Project{Verifier: verifier, API: api}, api})
+	}
+	return all, nil
+}
+
+// missing says which key set readiness waits for.
+func (ps projects) missing() string {
+	var waiting []string
+	for _, p := range ps {
+		if !p.keys.Ready() {
+			waiting = append(waiting, "the key set of "+p.name+" has not been loaded")
+		}
+	}
+	return strings.Join(waiting, "; ")
+}
+
+// wait returns when no call to a session API is under way; each ends within its own time-out.
+func (ps projects) wait() {
+	for _, p := range ps {
+		p.api.Wait()
+	}
+}
+
+func newGate(cfg *config.Config, ps projects, logger *slog.Logger, registerer prometheus.Registerer) (*check.Server, error) {
+	rules, err := policy.Compile(cfg.Rules, cfg.DefaultRule)
+	if err != nil {
+		return nil, err
+	}
+	byName := make(map[string]check.Project, len(ps))
+	for _, p := range ps {
+		byName[p.name] = p.gate
+	}
+	return check.New(check.Config{
+		Rules:           rules,
+		Projects:        byName,
+		Credentials:     cfg.Credentials,
+		JWTCookie:       cfg.JWTCookie,
+		IdentityHeaders: cfg.IdentityHeaders,
+		Logger:          logger,
+		Registerer:      registerer,
+	})
+}
+
+// The bounds of the gRPC server.
+const (
+	// All headers of the client arrive in one message; Envoy's own limit for them is 60 KiB by default, 8 MiB at most.
+	maxMessage = 1 << 20
+	// Of the gRPC call itself, not of the client's request.
+	maxHeaderList = 16 << 10
+	// Envoy's circuit breakers open at 1,024 requests by default; several Envoys may share one sidecar.
+	maxStreams = 4096
+	// How long a new connection may take to shake hands.
+	connectionTimeout = 5 * time.Second
+	// Shorter than this a client's pings are refused; Envoy's connection_keepalive is commonly 30 s.
+	minPingInterval = 10 * time.Second
+)
+
+func newGRPCServer(mutual *tls.Config) *grpc.Server {
+	transport := insecure.NewCredentials()
+	if mutual != nil {
+		transport = credentials.NewTLS(mutual)
+	}
+	return grpc.NewServer(
+		grpc.Creds(transport),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxHeaderListSize(maxHeaderList),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(connectionTimeout),
+		// grpc-go closes the connection of a peer that pings more often than it is told to allow.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
+		grpc.WaitForHandlers(true),
+	)
+}
+
+const (
+	// drainPause is between NOT_SERVING and the end of accepting, for those who balance load by health.
+	drainPause = 250 * time.Millisecond
+	// drainGrace is how long accepted Checks may take; a call to the session API takes 2 s by default, and Kubernetes
+	// kills after 30 s.
+	drainGrace = 10 * time.Second
+)
+
+func drain(outside *health.Server, server *grpc.Server, logger *slog.Logger) {
+	logger.Info("draining")
+	outside.Drain()
+	time.Sleep(drainPause)
+	late := time.AfterFunc(drainGrace, func() {
+		logger.Warn("draining took too long: closing connections", "grace", drainGrace)
+		server.Stop()
+	})
+	defer late.Stop()
+	server.GracefulStop()
+}
