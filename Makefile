@@ -26,12 +26,16 @@ help: ## Print this list.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: prerequisites build $(firstword $(ENVOYS)) ## Run the whole story through real Envoy; with a terminal it stays up.
-	@go run ./deploy/demo
+demo: bin/demo ## Run the whole story through real Envoy; with a terminal it stays up.
+	@bin/demo
 
 .PHONY: demo-check
-demo-check: prerequisites build $(firstword $(ENVOYS)) ## Run the story, then end with its exit status.
-	@go run ./deploy/demo </dev/null
+demo-check: bin/demo ## Run the story, then end with its exit status.
+	@bin/demo </dev/null
+
+.PHONY: bin/demo
+bin/demo: prerequisites build $(firstword $(ENVOYS))
+	@CGO_ENABLED=0 go build -o $@ ./deploy/demo
 
 .PHONY: test
 test: prerequisites ## Everything: generated code, lint, unit and end-to-end tests under race, vulnerabilities.

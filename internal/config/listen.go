@@ -23,7 +23,7 @@ func (c *compiler) listen(m *configv1.Listen) Listen {
 		c.hostPort("listen.health", m.GetHealth(), `, or "none"`)
 		listen.Health = m.GetHealth()
 	}
-	if listen.Network == "tcp" && listen.Address == listen.Health {
+	if listen.Network == "tcp" && listen.Address == listen.Health && !strings.HasSuffix(listen.Health, ":0") { // 0: any free port
 		c.report("listen.health", "the address of listen.check", "give it another port")
 	}
 	return listen

@@ -135,5 +135,8 @@ func (t *compact) verify(key *rsa.PublicKey) error {
 		return errors.New("the signature has another size than its key")
 	}
 	sum := sha256.Sum256([]byte(t.signed))
-	return rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], t.signature)
+	if rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], t.signature) != nil {
+		return errors.New("the signature is not the key's over this token")
+	}
+	return nil
 }

@@ -1,0 +1,114 @@
+package rig
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Process is a child process with its output kept. It dies with us, whatever becomes of us.
+type Process struct {
+	name string
+	cmd  *exec.Cmd
+	log  *Log
+	done chan struct{} // closed when the process has ended
+	err  error         // its end; read after done
+}
+
+// stopGrace is how long a process may take to end by itself.
+const stopGrace = 15 * time.Second
+
+func startProcess(name, path string, args []string, env ...string) (*Process, error) {
+	p := &Process{name: name, log: new(Log), done: make(chan struct{})}
+	p.cmd = exec.Command(path, args...)
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.SysProcAttr = childAttributes()
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// Signal sends sig.
+func (p *Process) Signal(sig os.Signal) error { return p.cmd.Process.Signal(sig) }
+
+// Stop asks the process to end and waits until it has; its error is the process's exit status.
+func (p *Process) Stop() error {
+	p.Signal(syscall.SIGTERM) // fails only if it has ended already
+	return p.Wait(stopGrace)
+}
+
+// Wait returns when the process has ended; past limit it is killed.
+func (p *Process) Wait(limit time.Duration) error {
+	select {
+	case <-p.done:
+	case <-time.After(limit):
+		p.cmd.Process.Kill()
+		<-p.done
+		return fmt.Errorf("%s did not end within %v: killed", p.name, limit)
+	}
+	if p.err != nil {
+		return fmt.Errorf("%s: %w", p.name, p.err)
+	}
+	return nil
+}
+
+// Log is what the process has written so far, on both streams.
+func (p *Process) Log() *Log { return p.log }
+
+// waitFor polls found until it is true, the process ends or ctx does.
+func (p *Process) waitFor(ctx context.Context, what string, found func() bool) error {
+	for !found() {
+		select {
+		case <-p.done:
+			return fmt.Errorf("%s ended before %s: %w\n%s", p.name, what, errors.Join(p.err, errEnded), p.log.Tail())
+		case <-ctx.Done():
+			return fmt.Errorf("%s: waiting for %s: %w\n%s", p.name, what, ctx.Err(), p.log.Tail())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+var errEnded = errors.New("process ended")
+
+// Log collects output. It is safe for concurrent use.
+type Log struct {
+	mu    sync.Mutex
+	bytes bytes.Buffer
+}
+
+var _ io.Writer = (*Log)(nil)
+
+// Write implements io.Writer.
+func (l *Log) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytes.Write(b)
+}
+
+// String is all that was written.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytes.String()
+}
+
+// Tail is the last of it, for an error message.
+func (l *Log) Tail() string {
+	lines := strings.Split(strings.TrimSpace(l.String()), "\n")
+	return strings.Join(lines[max(0, len(lines)-15):], "\n")
+}

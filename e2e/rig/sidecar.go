@@ -1,0 +1,171 @@
+package rig
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"authz-sidecar/internal/sessionapi/sessionapitest"
+)
+
+// Sidecar is the built binary at work.
+type Sidecar struct {
+	*Process
+	// CheckAddress is what Envoy calls, HealthURL the health listener's.
+	CheckAddress, HealthURL string
+}
+
+// StartSidecar runs `authz-sidecar serve` with the configuration file config, which has health on port 0, and returns
+// when it is ready.
+func StartSidecar(ctx context.Context, config string) (*Sidecar, error) {
+	path, err := Binary()
+	if err != nil {
+		return nil, err
+	}
+	process, err := startProcess("authz-sidecar", path, []string{"serve", "--config", config, "--log-level", "debug"})
+	if err != nil {
+		return nil, err
+	}
+	s := &Sidecar{Process: process}
+	err = s.waitFor(ctx, "readiness", func() bool {
+		s.CheckAddress = s.logged("serving checks", "address")
+		s.HealthURL = "http://" + s.logged("serving health", "address")
+		return s.CheckAddress != "" && s.ready(ctx)
+	})
+	if err != nil {
+		s.Stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Sidecar) ready(ctx context.Context) bool {
+	status, _, err := s.Health(ctx, "/readyz")
+	return err == nil && status == http.StatusOK
+}
+
+// Health asks the health listener.
+func (s *Sidecar) Health(ctx context.Context, path string) (int, string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.HealthURL+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(body), err
+}
+
+// Metric is the sum of the samples of a metric whose labels hold each of the given `label="value"`.
+func (s *Sidecar) Metric(ctx context.Context, name string, labels ...string) (float64, error) {
+	status, text, err := s.Health(ctx, "/metrics")
+	if err != nil || status != http.StatusOK {
+		return 0, fmt.Errorf("/metrics: %d, %w", status, err)
+	}
+	sum, found := 0.0, false
+lines:
+	for line := range strings.Lines(text) {
+		sample, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if metric, _, _ := strings.Cut(sample, "{"); metric != name {
+			continue
+		}
+		for _, label := range labels {
+			if !strings.Contains(sample, label) {
+				continue lines
+			}
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum, found = sum+v, true
+	}
+	if !found {
+		return 0, fmt.Errorf("/metrics has no %s%v", name, labels)
+	}
+	return sum, nil
+}
+
+// Decisions are the decision lines logged so far.
+func (s *Sidecar) Decisions() []map[string]any {
+	var decisions []map[string]any
+	for _, line := range jsonLines(s.log.String()) {
+		if line["msg"] == "check" {
+			decisions = append(decisions, line)
+		}
+	}
+	return decisions
+}
+
+// Emulator is `authz-sidecar emulator` at work.
+type Emulator struct {
+	*Process
+	// Control tells it what to do.
+	Control *sessionapitest.Control
+	// URL and TLSURL are where it serves, CAFile what a TLS client must trust.
+	URL, TLSURL, CAFile string
+}
+
+func startEmulator(ctx context.Context, dir string, o Options) (*Emulator, error) {
+	path, err := Binary()
+	if err != nil {
+		return nil, err
+	}
+	ca := filepath.Join(dir, "emulator-ca.pem")
+	args := []string{"emulator", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--ca-file", ca}
+	if o.Product != "" {
+		args = append(args, "--product", o.Product)
+	}
+	if o.JWTLifetime != 0 {
+		args = append(args, "--jwt-lifetime", o.JWTLifetime.String())
+	}
+	process, err := startProcess("emulator", path, args)
+	if err != nil {
+		return nil, err
+	}
+	e := &Emulator{Process: process, CAFile: ca}
+	err = e.waitFor(ctx, "its listeners", func() bool {
+		e.URL, e.TLSURL = e.logged("emulator ready", "http"), e.logged("emulator ready", "https")
+		return e.URL != ""
+	})
+	if err != nil {
+		e.Stop()
+		return nil, err
+	}
+	e.Control = &sessionapitest.Control{BaseURL: e.URL, HTTP: &http.Client{Timeout: 30 * time.Second}}
+	return e, nil
+}
+
+// logged is a field of the first log line with a message, "" while there is none.
+func (p *Process) logged(message, field string) string {
+	for _, line := range jsonLines(p.log.String()) {
+		if line["msg"] == message {
+			value, _ := line[field].(string)
+			return value
+		}
+	}
+	return ""
+}
+
+func jsonLines(text string) []map[string]any {
+	var lines []map[string]any
+	scanner := bufio.NewScanner(strings.NewReader(text))
+	scanner.Buffer(nil, 1<<20)
+	for scanner.Scan() {
+		var line map[string]any
+		if json.Unmarshal(scanner.Bytes(), &line) == nil {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}

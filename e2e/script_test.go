@@ -1,0 +1,317 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"authz-sidecar/e2e/rig"
+	"authz-sidecar/internal/sessionapi/sessionapitest"
+)
+
+// TestScripts runs testdata/*.txt, whose first lines explain their form, against every Envoy and both ways in which
+// Envoy can send headers.
+func TestScripts(t *testing.T) {
+	envoys, err := rig.Envoys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, file := range scripts {
+		s := readScript(t, file)
+		name := strings.TrimSuffix(filepath.Base(file), ".txt")
+		for _, envoy := range envoys {
+			version := filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(envoy))))
+			t.Run(name+"/"+version, func(t *testing.T) { s.run(t, rig.Options{EnvoyPath: envoy}) })
+		}
+		t.Run(name+"/raw headers", func(t *testing.T) { s.run(t, rig.Options{EnvoyEdits: []rig.Edit{rig.RawHeaders}}) })
+	}
+}
+
+// script is one file.
+type script struct {
+	product, config string
+	cases           []*scriptCase
+}
+
+// scriptCase is one request with what is expected of it.
+type scriptCase struct {
+	name         string
+	line         string // file:line
+	commands     []string
+	method, path string
+	headers      [][2]string
+	status       int
+	reason       string
+	expectations []string
+}
+
+func readScript(t *testing.T, file string) *script {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &script{}
+	var c *scriptCase
+	for i, line := range strings.Split(string(text), "\n") {
+		where := fmt.Sprintf("%s:%d", file, i+1)
+		line = strings.TrimRight(line, " ")
+		word, rest, _ := strings.Cut(line, " ")
+		switch {
+		case line == "" || word == "#":
+		case word == "==":
+			c = &scriptCase{name: rest, line: where}
+			s.cases = append(s.cases, c)
+		case c == nil && word == "product":
+			s.product = rest
+		case c == nil && word == "|":
+			s.config += rest + "\n"
+		case c == nil:
+			t.Fatalf("%s: %q stands before the first case", where, line)
+		case word == "do":
+			c.commands = append(c.commands, rest)
+		case c.method == "":
+			c.method, c.path = word, rest
+		case word == "->":
+			code, reason, ok := strings.Cut(rest, " ")
+			if c.status, err = strconv.Atoi(code); err != nil || !ok {
+				t.Fatalf("%s: want -> STATUS REASON", where)
+			}
+			c.reason = reason
+		case c.reason == "":
+			name, value, ok := strings.Cut(line, ": ")
+			if !ok {
+				t.Fatalf("%s: want NAME: VALUE, or ->", where)
+			}
+			c.headers = append(c.headers, [2]string{name, value})
+		default:
+			c.expectations = append(c.expectations, line)
+		}
+	}
+	return s
+}
+
+func (s *script) run(t *testing.T, o rig.Options) {
+	o.Product, o.Config = s.product, s.config
+	r := start(t, o)
+	vars := credentials(t, r)
+	for _, c := range s.cases {
+		t.Run(c.name, func(t *testing.T) { c.run(t, r, vars) })
+	}
+	seen := r.Sidecar.Log().String() + metrics(t, r)
+	for name, credential := range vars {
+		if slices.Contains([]string{"subject", "session", "organization"}, name) {
+			continue
+		}
+		_, tail, _ := cutLast(credential, ".")
+		if strings.Contains(seen, credential) || tail != "" && strings.Contains(seen, tail) {
+			t.Errorf("${%s} is in the log or the metrics", name)
+		}
+	}
+	if strings.Contains(seen, sessionapitest.DefaultSecret) {
+		t.Error("the project's secret is in the log or the metrics")
+	}
+}
+
+// credentials are what ${…} in a script stands for.
+func credentials(t *testing.T, r *rig.Rig) map[string]string {
+	t.Helper()
+	login, other, dead := logIn(t, r, sessionapitest.LogIn{}), logIn(t, r, sessionapitest.LogIn{}), logIn(t, r, sessionapitest.LogIn{})
+	if err := r.Emulator.Control.Revoke(t.Context(), dead.SessionID); err != nil {
+		t.Fatal(err)
+	}
+	sign := func(header, claims any) string {
+		jwt, err := r.Emulator.Control.Sign(t.Context(), "", header, claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return jwt
+	}
+	body, _, _ := cutLast(login.JWT, ".")
+	_, signature, _ := cutLast(other.JWT, ".")
+	now := time.Now().Unix()
+	return map[string]string{
+		"jwt": login.JWT, "token": login.Token, "old": expired(t, r, login.SessionID),
+		"subject": login.Subject, "session": login.SessionID, "organization": login.OrganizationID,
+		"other": other.JWT, "other_token": other.Token,
+		"dead": dead.JWT, "dead_old": expired(t, r, dead.SessionID), "dead_token": dead.Token,
+		"forged":      body + "." + signature,
+		"unknown_key": sign(map[string]any{"alg": "RS256", "typ": "JWT", "kid": "jwk-test-nobody"}, map[string]any{}),
+		"machine": sign(nil, map[string]any{"iss": "stytch.com/" + sessionapitest.DefaultProjectID, "aud": sessionapitest.DefaultProjectID,
+			"sub": "m2m-client-test-1", "iat": now, "exp": now + 300}),
+	}
+}
+
+func cutLast(s, separator string) (before, after string, ok bool) {
+	i := strings.LastIndex(s, separator)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(separator):], true
+}
+
+func (c *scriptCase) run(t *testing.T, r *rig.Rig, vars map[string]string) {
+	expand := func(text string) string {
+		return os.Expand(text, func(name string) string {
+			value, ok := vars[name]
+			if !ok {
+				t.Fatalf("%s: no variable ${%s}", c.line, name)
+			}
+			return value
+		})
+	}
+	for _, command := range c.commands {
+		do1(t, r, expand(command))
+	}
+	headers := http.Header{}
+	for _, h := range c.headers {
+		headers[http.CanonicalHeaderKey(h[0])] = append(headers[http.CanonicalHeaderKey(h[0])], expand(h[1]))
+	}
+	decisions, before := len(r.Sidecar.Decisions()), calls(t, r, sessionapitest.EndpointAuthenticate)
+	var reply *rig.Reply
+	if c.method == "GRPC" {
+		reply = invoke(t, r, c.path, headers)
+	} else {
+		reply = do(t, r, c.method, c.path, headers)
+	}
+	if reply.Status != c.status {
+		t.Errorf("%s: status %d, want %d; body %q", c.line, reply.Status, c.status, reply.Body)
+	}
+	if c.reason != "-" { // "-": Envoy answers by itself
+		if reason := nextReason(t, r, decisions); reason != c.reason {
+			t.Errorf("%s: reason %s, want %s", c.line, reason, c.reason)
+		}
+	}
+	for _, e := range c.expectations {
+		if problem := expect(expand(e), reply, calls(t, r, sessionapitest.EndpointAuthenticate)-before); problem != "" {
+			t.Errorf("%s: %s: %s", c.line, e, problem)
+		}
+	}
+}
+
+// nextReason is the reason in the decision line that comes after the first n.
+func nextReason(t *testing.T, r *rig.Rig, n int) string {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if all := r.Sidecar.Decisions(); len(all) > n {
+			return fmt.Sprint(all[n]["reason"])
+		}
+	}
+	t.Fatal("no decision was logged")
+	return ""
+}
+
+// do1 runs a command of a script.
+func do1(t *testing.T, r *rig.Rig, command string) {
+	t.Helper()
+	word, rest, _ := strings.Cut(command, " ")
+	var err error
+	switch word {
+	case "fault":
+		endpoint, text, _ := strings.Cut(rest, " ")
+		var fault sessionapitest.Fault
+		if err = json.Unmarshal([]byte(text), &fault); err == nil {
+			err = r.Emulator.Control.SetFault(t.Context(), sessionapitest.Endpoint(endpoint), fault)
+		}
+	case "mend":
+		err = r.Emulator.Control.ClearFaults(t.Context())
+	default:
+		err = fmt.Errorf("unknown command")
+	}
+	if err != nil {
+		t.Fatalf("do %s: %v", command, err)
+	}
+}
+
+// expect says what is wrong with an expectation, "" for nothing.
+func expect(line string, reply *rig.Reply, calls int) string {
+	word, rest, _ := strings.Cut(line, " ")
+	switch word {
+	case "calls":
+		if want, err := strconv.Atoi(rest); err != nil || calls != want {
+			return fmt.Sprintf("%d were made", calls)
+		}
+	case "body":
+		if !strings.Contains(reply.Body, rest) {
+			return fmt.Sprintf("it is %q", reply.Body)
+		}
+	case "header":
+		return expectHeader(rest, reply.Header)
+	case "app":
+		if reply.Echo == nil {
+			return "the request did not reach the app"
+		}
+		return expectHeader(rest, reply.Echo.Headers)
+	default:
+		return "not understood"
+	}
+	return ""
+}
+
+// expectHeader reads "NAME absent", "NAME has TEXT" and "NAME: VALUE".
+func expectHeader(line string, headers http.Header) string {
+	if name, value, ok := strings.Cut(line, ": "); ok {
+		if got := headers.Values(name); !slices.Equal(got, []string{value}) {
+			return fmt.Sprintf("it is %q", got)
+		}
+		return ""
+	}
+	name, want, _ := strings.Cut(line, " ")
+	got := headers.Values(name)
+	switch text, has := strings.CutPrefix(want, "has "); {
+	case want == "absent":
+		if len(got) > 0 {
+			return fmt.Sprintf("it is %q", got)
+		}
+	case has:
+		if !strings.Contains(strings.Join(got, "\n"), text) {
+			return fmt.Sprintf("it is %q", got)
+		}
+	default:
+		return "not understood"
+	}
+	return ""
+}
+
+// invoke calls through Envoy as a gRPC client does; the status is gRPC's, the body its message.
+func invoke(t *testing.T, r *rig.Rig, method string, headers http.Header) *rig.Reply {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:"+strings.TrimPrefix(r.Envoy.URL, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	outgoing := metadata.MD{}
+	for name, values := range headers {
+		outgoing[strings.ToLower(name)] = values
+	}
+	var header, trailer metadata.MD
+	err = conn.Invoke(metadata.NewOutgoingContext(ctx, outgoing), method, new(emptypb.Empty), new(emptypb.Empty), grpc.Header(&header), grpc.Trailer(&trailer))
+	reply := &rig.Reply{Status: int(status.Code(err)), Header: http.Header{}, Body: status.Convert(err).Message()}
+	for _, md := range []metadata.MD{header, trailer} {
+		for name, values := range md {
+			reply.Header[http.CanonicalHeaderKey(name)] = values
+		}
+	}
+	return reply
+}
