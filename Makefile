@@ -18,6 +18,9 @@ VALIDATE_PROTO := $(T)/proto/buf/validate/validate.proto
 PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
 CA_ROOTS := $(T)/certifi/certifi/cacert.pem
 
+# Vetting is lint's.
+GOTEST := $(abspath $(T))/bin/gotestsum --format pkgname-and-test-fails -- -vet=off
+
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
@@ -45,19 +48,19 @@ test: prerequisites ## Everything: generated code, lint, unit and end-to-end tes
 
 .PHONY: unit
 unit: $(T)/bin/gotestsum ## Unit tests under race.
-	$(T)/bin/gotestsum --format pkgname-and-test-fails -- -race $$(go list ./... | grep -v /e2e)
+	$(GOTEST) -race $$(go list ./... | grep -v /e2e)
 
 .PHONY: e2e
 e2e: build $(T)/bin/gotestsum $(ENVOYS) $(NODE_SDK) ## The built binary behind real Envoy, and against the vendor's Node SDK.
-	$(T)/bin/gotestsum --format pkgname-and-test-fails -- -race -count=1 -timeout 8m ./e2e/...
+	$(GOTEST) -race -count=1 -timeout 8m ./e2e/...
 
 .PHONY: test-k8s
 test-k8s: build $(T)/bin/gotestsum ## The Kubernetes manifests against the API types and pod security.
-	cd deploy/k8s && ../../$(T)/bin/gotestsum --format pkgname-and-test-fails -- -count=1 ./...
+	cd deploy/k8s && $(GOTEST) -count=1 ./...
 
 .PHONY: test-image
 test-image: image $(T)/bin/gotestsum ## Open the image and check what is in it.
-	cd tools && ../$(T)/bin/gotestsum --format pkgname-and-test-fails -- -count=1 ./...
+	cd tools && $(GOTEST) -count=1 ./...
 
 .PHONY: lint
 lint: $(T)/bin/staticcheck $(BUF) $(VALIDATE_PROTO) ## gofmt, vet, staticcheck, buf lint.
@@ -65,8 +68,8 @@ lint: $(T)/bin/staticcheck $(BUF) $(VALIDATE_PROTO) ## gofmt, vet, staticcheck, 
 	  test -z "$$unformatted" || { echo "not formatted, run gofmt -w on:" $$unformatted >&2; exit 1; }
 	go vet ./...
 	$(T)/bin/staticcheck ./...
-	cd deploy/k8s && go vet ./...
-	cd tools && go vet ./...
+	cd deploy/k8s && go vet ./... && ../../$(T)/bin/staticcheck ./...
+	cd tools && go vet ./... && ../$(T)/bin/staticcheck ./...
 	$(BUF) lint
 	$(BUF) format --diff --exit-code proto
 
