@@ -7,12 +7,8 @@ T := .tools
 GO_TOOLS := $(addprefix $(T)/bin/,staticcheck govulncheck gotestsum protoc-gen-go)
 BUF := $(T)/python/bin/buf
 # The Envoys that the end-to-end tests run, newest first; ENVOY=path replaces both by one of your own.
-ifdef ENVOY
-ENVOYS := $(ENVOY)
-else
-ENVOYS := $(T)/envoy-1.40/envoy/_bin/envoy $(T)/envoy-1.36/envoy/_bin/envoy
-endif
-export ENVOYS := $(abspath $(ENVOYS))
+ENVOY_FILES := $(if $(ENVOY),$(ENVOY),$(T)/envoy-1.40/envoy/_bin/envoy $(T)/envoy-1.36/envoy/_bin/envoy)
+export ENVOYS := $(abspath $(ENVOY_FILES))
 NODE_SDK := $(T)/node/node_modules/.package-lock.json
 VALIDATE_PROTO := $(T)/proto/buf/validate/validate.proto
 PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
@@ -37,7 +33,7 @@ demo-check: bin/demo ## Run the story, then end with its exit status.
 	@bin/demo </dev/null
 
 .PHONY: bin/demo
-bin/demo: prerequisites build $(firstword $(ENVOYS))
+bin/demo: prerequisites build $(firstword $(ENVOY_FILES))
 	@CGO_ENABLED=0 go build -o $@ ./deploy/demo
 
 .PHONY: test
@@ -51,7 +47,7 @@ unit: $(T)/bin/gotestsum ## Unit tests under race.
 	$(GOTEST) -race $$(go list ./... | grep -v /e2e)
 
 .PHONY: e2e
-e2e: build $(T)/bin/gotestsum $(ENVOYS) $(NODE_SDK) ## The built binary behind real Envoy, and against the vendor's Node SDK.
+e2e: build $(T)/bin/gotestsum $(ENVOY_FILES) $(NODE_SDK) ## The built binary behind real Envoy, and against the vendor's Node SDK.
 	$(GOTEST) -race -count=1 -timeout 8m ./e2e/...
 
 .PHONY: test-k8s
