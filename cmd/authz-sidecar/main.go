@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"authz-sidecar/internal/config"
 )
 
 // version is set by the linker; see the Makefile.
@@ -20,10 +23,16 @@ func main() {
 	// The second signal kills: an operator who asks twice means it.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop)
-	if err := root().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "authz-sidecar:", err)
-		os.Exit(1)
+	err := root().ExecuteContext(ctx)
+	if err == nil {
+		return
 	}
+	if findings, ok := errors.AsType[*config.Error](err); ok {
+		fmt.Fprintln(os.Stderr, findings) // each begins with its place, for editors and people to jump to
+	} else {
+		fmt.Fprintln(os.Stderr, "authz-sidecar:", err)
+	}
+	os.Exit(1)
 }
 
 func root() *cobra.Command {

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
@@ -84,10 +83,10 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	outside := health.New(health.Config{Missing: projects.missing, Gatherer: registry})
+	probes := health.New(health.Config{Missing: projects.missing, Gatherer: registry})
 	server := newGRPCServer(cfg.Listen.TLS)
-	authv3.RegisterAuthorizationServer(server, gate)
-	healthpb.RegisterHealthServer(server, outside.GRPC())
+	gate.Register(server)
+	healthpb.RegisterHealthServer(server, probes)
 
 	checkListener, release, err := listenCheck(cfg.Listen)
 	if err != nil {
@@ -105,25 +104,23 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
 			checkListener.Close()
 			return err
 		}
-		group.Go(func() error { return outside.Serve(background, healthListener) })
+		group.Go(func() error { return probes.Serve(background, healthListener) })
 		logger.Info("serving health", "address", healthListener.Addr().String())
 	}
-	group.Go(func() error { return outside.Run(background) })
 	for _, p := range projects {
 		group.Go(func() error { return p.keys.Run(background) })
 	}
 	group.Go(func() error { return server.Serve(checkListener) })
-	outside.Started()
+	probes.Started()
 	logger.Info("serving checks", "address", checkListener.Addr().String(), "projects", len(projects), "rules", len(cfg.Rules), "version", version)
 
 	group.Go(func() error {
 		select {
 		case <-ctx.Done():
-			drain(outside, server, logger)
+			drain(probes, server, logger)
 		case <-background.Done():
 			server.Stop()
 		}
-		projects.wait()
 		stop()
 		return nil
 	})
@@ -135,7 +132,6 @@ type project struct {
 	name string
 	keys *jwkscache.Cache
 	gate check.Project
-	api  *sessionapi.Client
 }
 
 type projects []project
@@ -161,7 +157,7 @@ func newProjects(cfg *config.Config, logger *slog.Logger, registerer prometheus.
 		if err != nil {
 			return nil, fmt.Errorf("project %s: %w", c.Name, err)
 		}
-		all = append(all, project{c.Name, keys, check.Project{Verifier: verifier, API: api}, api})
+		all = append(all, project{c.Name, keys, check.Project{Verifier: verifier, API: api}})
 	}
 	return all, nil
 }
@@ -175,13 +171,6 @@ func (ps projects) missing() string {
 		}
 	}
 	return strings.Join(waiting, "; ")
-}
-
-// wait returns when no call to a session API is under way; each ends within its own time-out.
-func (ps projects) wait() {
-	for _, p := range ps {
-		p.api.Wait()
-	}
 }
 
 func newGate(cfg *config.Config, ps projects, logger *slog.Logger, registerer prometheus.Registerer) (*check.Server, error) {
@@ -243,9 +232,9 @@ const (
 	drainGrace = 10 * time.Second
 )
 
-func drain(outside *health.Server, server *grpc.Server, logger *slog.Logger) {
+func drain(probes *health.Server, server *grpc.Server, logger *slog.Logger) {
 	logger.Info("draining")
-	outside.Drain()
+	probes.Drain()
 	time.Sleep(drainPause)
 	late := time.AfterFunc(drainGrace, func() {
 		logger.Warn("draining took too long: closing connections", "grace", drainGrace)

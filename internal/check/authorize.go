@@ -39,22 +39,22 @@ func (s *Server) authorize(ctx context.Context, req *request) decision {
 	if err != nil {
 		return d.because(err)
 	}
+	d.session = proved.session
 	if proved.fresh(now, rule.MaxTokenAge) {
-		return s.pass(d, Verified, proved.session)
+		return s.pass(d, Verified)
 	}
 
 	exchange, err := trade(ctx, project.API, d.credential, proved, rule.MaxTokenAge)
 	if err != nil {
 		return d.because(err)
 	}
-	d.refreshed = exchange.JWT
-	return s.pass(d, Exchanged, exchange.Session)
+	d.session, d.refreshed = exchange.Session, exchange.JWT
+	return s.pass(d, Exchanged)
 }
 
-// pass lets a request through as somebody, if the upstream can be told who.
-func (s *Server) pass(d decision, reason Reason, as *session.Session) decision {
-	d.session = as
-	if err := s.answers.checkIdentity(as); err != nil {
+// pass lets a request through as who was proved, if the upstream can be told who that is.
+func (s *Server) pass(d decision, reason Reason) decision {
+	if err := s.answers.checkIdentity(d.session); err != nil {
 		return d.because(err)
 	}
 	return d.as(reason)

@@ -11,13 +11,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"runtime/debug"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 
 	"authz-sidecar/internal/policy"
 	"authz-sidecar/internal/session"
@@ -80,7 +80,7 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	answers, err := newAnswers(cfg.Credentials.JWTCookie, cfg.JWTCookie, cfg.IdentityHeaders)
 	if err != nil {
@@ -93,6 +93,23 @@ func New(cfg Config) (*Server, error) {
 		answers:     answers,
 		observer:    newObserver(cfg.Logger, cfg.Registerer),
 	}, nil
+}
+
+// Register adds the service to a gRPC server, with one difference to what is generated: a request that cannot be decoded
+// (a path that is not UTF-8, for one) is denied, where grpc would answer with an error.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	service := authv3.Authorization_ServiceDesc
+	service.Methods = []grpc.MethodDesc{{
+		MethodName: "Check",
+		Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			in := new(authv3.CheckRequest)
+			if decode(in) != nil {
+				in = nil // has no path, and is denied for it
+			}
+			return s.Check(ctx, in)
+		},
+	}}
+	r.RegisterService(&service, s)
 }
 
 // Check answers one request. Its error is always nil: see the package comment.

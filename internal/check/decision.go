@@ -110,7 +110,7 @@ type decision struct {
 	reason Reason
 	// rule is nil if none was found.
 	rule *policy.Rule
-	// session is nil unless the request passes as somebody.
+	// session is who was proved to ask, nil for nobody; it may still be denied.
 	session *session.Session
 	// refreshed is the new JWT of an exchange, and credential what it was traded for.
 	refreshed  string

@@ -19,19 +19,26 @@ type IdentityHeader struct {
 // identityHeader is an IdentityHeader made ready.
 type identityHeader struct {
 	name  string
-	value func(project string, s *session.Session) string
+	value identityValue
 	// others are the other spellings of the name, with "_" for "-": many upstreams (CGI, WSGI, Rack) take both for one
 	// header, so a client's own must go in every spelling.
 	others []string
 }
 
-var identityValues = map[string]func(project string, s *session.Session) string{
-	"subject":           func(_ string, s *session.Session) string { return s.Subject },
-	"session_id":        func(_ string, s *session.Session) string { return s.ID },
-	"organization_id":   func(_ string, s *session.Session) string { return s.OrganizationID },
-	"organization_slug": func(_ string, s *session.Session) string { return s.OrganizationSlug },
-	"roles":             func(_ string, s *session.Session) string { return strings.Join(s.Roles, ",") },
-	"project":           func(project string, _ *session.Session) string { return project },
+// identityValue is what a header says of a session, "" for nothing; false if it cannot be said in a header.
+type identityValue func(project string, s *session.Session) (string, bool)
+
+var identityValues = map[string]identityValue{
+	"subject":           func(_ string, s *session.Session) (string, bool) { return s.Subject, true },
+	"session_id":        func(_ string, s *session.Session) (string, bool) { return s.ID, true },
+	"organization_id":   func(_ string, s *session.Session) (string, bool) { return s.OrganizationID, true },
+	"organization_slug": func(_ string, s *session.Session) (string, bool) { return s.OrganizationSlug, true },
+	"project":           func(project string, _ *session.Session) (string, bool) { return project, true },
+	// An upstream would read a role with a comma as two, and one that is empty as none or one.
+	"roles": func(_ string, s *session.Session) (string, bool) {
+		bad := func(role string) bool { return role == "" || strings.Contains(role, ",") }
+		return strings.Join(s.Roles, ","), !slices.ContainsFunc(s.Roles, bad)
+	},
 }
 
 // maxIdentityHyphens bounds the spellings of a name, 2 to the power of its hyphens.
@@ -64,14 +71,10 @@ func spellings(name string) []string {
 	return all
 }
 
-// checkIdentity refuses a session of which a claim is no clean header value: Envoy would answer 500 to a value with
-// a line break, and an upstream would read a role with a comma as two.
+// checkIdentity refuses a session of which a claim is no clean header value: Envoy would answer 500 to a line break.
 func (a *answers) checkIdentity(s *session.Session) error {
-	if slices.ContainsFunc(s.Roles, func(role string) bool { return role == "" || strings.Contains(role, ",") }) {
-		return fmt.Errorf("%w: a role is empty or holds a comma", session.ErrClaims)
-	}
 	for _, h := range a.identity {
-		if !cleanHeaderValue(h.value("", s)) {
+		if value, ok := h.value("", s); !ok || !cleanHeaderValue(value) {
 			return fmt.Errorf("%w: no clean value for header %s", session.ErrClaims, h.name)
 		}
 	}

@@ -4,38 +4,42 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 // observer writes one log line and counts one decision for each Check.
 type observer struct {
 	logger    *slog.Logger
 	decisions [lastReason + 1]prometheus.Counter
-	seconds   prometheus.Observer
+	seconds   prometheus.Histogram
 	panics    prometheus.Counter
+	lastPanic atomic.Int64 // when one was logged, in Unix nanoseconds
 }
 
 func newObserver(logger *slog.Logger, registerer prometheus.Registerer) *observer {
-	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
+	auto := promauto.With(registerer)
+	decisions := auto.NewCounterVec(prometheus.CounterOpts{
 		Name: "authz_decisions_total",
 		Help: "Checks answered, by verdict (allow, deny) and reason.",
 	}, []string{"verdict", "reason"})
-	seconds := prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "authz_check_seconds",
-		Help: "Time from the arrival of a Check to its answer.",
-		// From a proof in memory to a call that takes the session API's whole time-out.
-		Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5},
-	})
-	panics := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "authz_check_panics_total",
-		Help: "Checks that ended in a panic, each answered with a denial.",
-	})
-	if registerer != nil {
-		registerer.MustRegister(decisions, seconds, panics)
+	o := &observer{
+		logger: logger,
+		seconds: auto.NewHistogram(prometheus.HistogramOpts{
+			Name: "authz_check_seconds",
+			Help: "Time from the arrival of a Check to its answer.",
+			// From a proof in memory to a call that takes the session API's whole time-out.
+			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5},
+		}),
+		panics: auto.NewCounter(prometheus.CounterOpts{
+			Name: "authz_check_panics_total",
+			Help: "Checks that ended in a panic, each answered with a denial.",
+		}),
 	}
-	o := &observer{logger: logger, seconds: seconds, panics: panics}
 	for r := Public; r <= lastReason; r++ {
 		o.decisions[r] = decisions.WithLabelValues(verdict(r), r.String())
 	}
@@ -52,8 +56,8 @@ func verdict(r Reason) string {
 // The longest method, host, path and request id that a log line holds; they come from strangers.
 const maxLogged = 256
 
-// decided logs a denial at Info and an allowance at Debug: Envoy's access log has a line for each request already. What
-// only a fault of the session service or of ours explains is a warning.
+// decided logs a denial at Info and an allowance at Debug: Envoy's access log has a line for each request already. Alarms
+// are warnings; an outage is announced by the package that sees it, once.
 func (o *observer) decided(ctx context.Context, req *request, d *decision, took time.Duration) {
 	reason := d.reason.known()
 	o.decisions[reason].Inc()
@@ -92,9 +96,22 @@ func (o *observer) decided(ctx context.Context, req *request, d *decision, took 
 	o.logger.LogAttrs(ctx, level, "check", attrs...)
 }
 
+// panicInterval is the least time between two panics in the log: a request that is sent again and again must not fill a
+// disk with stacks. The counter has them all.
+const panicInterval = 10 * time.Second
+
+// panicked logs the stack. The value is shown only where the runtime made it: any other could quote a credential.
 func (o *observer) panicked(value any, stack []byte) {
 	o.panics.Inc()
-	o.logger.Error("check panicked", "panic", fmt.Sprint(value), "stack", string(stack))
+	now, last := time.Now().UnixNano(), o.lastPanic.Load()
+	if now-last < int64(panicInterval) || !o.lastPanic.CompareAndSwap(last, now) {
+		return
+	}
+	text := fmt.Sprintf("%T", value)
+	if err, ok := value.(runtime.Error); ok {
+		text = err.Error()
+	}
+	o.logger.Error("check panicked", "panic", text, "stack", string(stack))
 }
 
 func clip(s string) string {

@@ -2,7 +2,10 @@ package check
 
 import (
 	"encoding/json"
+	"errors"
+	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"authz-sidecar/internal/session"
+	"authz-sidecar/internal/sessionapi"
 )
 
 // CookieAttributes are the attributes of the Set-Cookie header that hands a refreshed JWT back (RFC 6265).
@@ -28,8 +32,9 @@ type answers struct {
 	jwtCookie string
 	cookie    CookieAttributes
 	identity  []identityHeader
-	// strip are the names to remove from a request that passes as nobody, stripOthers from one that passes as somebody.
-	strip, stripOthers []string
+	// The names to remove from a request that passes as nobody, and those from one that passes as somebody: the other
+	// spellings alone.
+	removeAsNobody, removeAsSomebody []string
 }
 
 func newAnswers(jwtCookie string, cookie CookieAttributes, headers []IdentityHeader) (*answers, error) {
@@ -40,8 +45,8 @@ func newAnswers(jwtCookie string, cookie CookieAttributes, headers []IdentityHea
 			return nil, err
 		}
 		a.identity = append(a.identity, ready)
-		a.strip = append(append(a.strip, ready.name), ready.others...)
-		a.stripOthers = append(a.stripOthers, ready.others...)
+		a.removeAsNobody = append(append(a.removeAsNobody, ready.name), ready.others...)
+		a.removeAsSomebody = append(a.removeAsSomebody, ready.others...)
 	}
 	return a, nil
 }
@@ -58,14 +63,14 @@ func (a *answers) answer(req *request, d *decision) *authv3.CheckResponse {
 func (a *answers) allowed(req *request, d *decision) *authv3.CheckResponse {
 	ok := &authv3.OkHttpResponse{}
 	if d.session == nil {
-		ok.HeadersToRemove = a.strip
+		ok.HeadersToRemove = a.removeAsNobody
 	} else {
-		ok.HeadersToRemove = a.stripOthers
+		ok.HeadersToRemove = slices.Clip(a.removeAsSomebody)
 		for _, h := range a.identity {
-			if value := h.value(d.rule.Project, d.session); value != "" {
+			if value, _ := h.value(d.rule.Project, d.session); value != "" {
 				ok.Headers = append(ok.Headers, overwrite(h.name, value))
 			} else {
-				ok.HeadersToRemove = append(ok.HeadersToRemove[:len(ok.HeadersToRemove):len(ok.HeadersToRemove)], h.name)
+				ok.HeadersToRemove = append(ok.HeadersToRemove, h.name)
 			}
 		}
 	}
@@ -73,8 +78,7 @@ func (a *answers) allowed(req *request, d *decision) *authv3.CheckResponse {
 		ok.Headers = append(ok.Headers, a.refreshedUpstream(req, d)...)
 		ok.ResponseHeadersToAdd = a.handBack(d)
 		if ok.ResponseHeadersToAdd != nil {
-			// Overwrites the upstream's: a shared cache that kept this answer would hand one user's session to the next.
-			ok.ResponseHeadersToAdd = append(ok.ResponseHeadersToAdd, overwrite("cache-control", "no-store"))
+			ok.ResponseHeadersToAdd = append(ok.ResponseHeadersToAdd, notForCaches...)
 		}
 	}
 	return &authv3.CheckResponse{
@@ -82,6 +86,14 @@ func (a *answers) allowed(req *request, d *decision) *authv3.CheckResponse {
 		HttpResponse:    &authv3.CheckResponse_OkResponse{OkResponse: ok},
 		DynamicMetadata: metadata(d),
 	}
+}
+
+// notForCaches overwrite what the upstream says: a shared cache that kept an answer with our cookie would hand one user's
+// session to the next. The last two are asked first by the caches of content delivery networks (RFC 9213), where present.
+var notForCaches = []*corev3.HeaderValueOption{
+	overwrite("cache-control", "no-store"),
+	headerOption("cdn-cache-control", "no-store", corev3.HeaderValueOption_OVERWRITE_IF_EXISTS),
+	headerOption("surrogate-control", "no-store", corev3.HeaderValueOption_OVERWRITE_IF_EXISTS),
 }
 
 // refreshedUpstream puts the new JWT in place of the old for the upstream, which may verify it again.
@@ -121,25 +133,32 @@ func cameByCookie(c session.Credential) bool {
 	return c.CookieJWT != "" || c.Token != "" && c.TokenFrom == session.FromCookie
 }
 
-// replaceCookie is a Cookie header with name set to value: every older one is dropped.
+// replaceCookie is a Cookie header with name set to value: every older one is cut out, the others stay as they are. A comma
+// separates too, as in Extract. Bytes that are not UTF-8 become "!", as in Envoy: a message that could not be encoded would
+// be an error in place of an answer.
 func replaceCookie(header, name, value string) string {
 	var kept strings.Builder
-	for pair := range strings.FieldsFuncSeq(header, func(r rune) bool { return r == ';' || r == ',' }) {
-		pair = strings.Trim(pair, " \t")
-		if n, _, _ := strings.Cut(pair, "="); pair == "" || strings.TrimRight(n, " \t") == name {
-			continue
+	for rest, separator := header, ""; rest != ""; {
+		pair, next := rest, ""
+		if i := strings.IndexAny(rest, ";,"); i >= 0 {
+			pair, next, rest = rest[:i], rest[i:i+1], rest[i+1:]
+		} else {
+			rest = ""
 		}
-		kept.WriteString(pair)
-		kept.WriteString("; ")
+		if n, _, _ := strings.Cut(pair, "="); strings.Trim(n, " \t") != name {
+			kept.WriteString(separator + pair)
+		}
+		separator = next
 	}
-	return kept.String() + name + "=" + value
+	others := strings.Trim(kept.String(), ";, \t")
+	if others != "" {
+		others = strings.ToValidUTF8(others, "!") + "; "
+	}
+	return others + name + "=" + value
 }
 
-// denied is the one maker of denials. A decision that does not say no by itself is denied as Internal.
+// denied is the one maker of denials.
 func (a *answers) denied(req *request, d *decision) *authv3.CheckResponse {
-	if d.reason.Allowed() {
-		d.reason = Internal
-	}
 	why := reasons[d.reason.known()]
 	message := messages[why.public]
 	headers := []*corev3.HeaderValueOption{overwrite("cache-control", "no-store")}
@@ -147,7 +166,7 @@ func (a *answers) denied(req *request, d *decision) *authv3.CheckResponse {
 		headers = append(headers, overwrite("www-authenticate", challenge))
 	}
 	if why.status == http.StatusServiceUnavailable {
-		headers = append(headers, overwrite("retry-after", "1"))
+		headers = append(headers, overwrite("retry-after", retryAfter(d.detail)))
 	}
 	body := why.public + ": " + message
 	if req.isGRPC() {
@@ -167,6 +186,15 @@ func (a *answers) denied(req *request, d *decision) *authv3.CheckResponse {
 		}},
 		DynamicMetadata: metadata(d),
 	}
+}
+
+// retryAfter is when to try again, in seconds: as the session API says, if it was that which limits us.
+func retryAfter(err error) string {
+	after := time.Second
+	if limited, ok := errors.AsType[*sessionapi.RetryAfterError](err); ok {
+		after = limited.After
+	}
+	return strconv.Itoa(int(math.Ceil(after.Seconds())))
 }
 
 // messages say in the client's words what the public reasons mean.

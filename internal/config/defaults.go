@@ -63,7 +63,7 @@ func fill(m, defaults protoreflect.Message) {
 		case isMessage(field) && !field.IsList():
 			fill(m.Mutable(field).Message(), value.Message())
 		case !m.Has(field):
-			m.Set(field, value) // shared, and never written to)
+			m.Set(field, value) // shared, and never written to
 		}
 		return true
 	})

@@ -66,7 +66,7 @@ func (c *compiler) hostPort(field, address, alternative string) (host string, ok
 
 // isLoopback says of a host whether it is this machine and no other can reach it.
 func isLoopback(host string) bool {
-	if host == "localhost" {
+	if strings.EqualFold(host, "localhost") {
 		return true
 	}
 	ip, err := netip.ParseAddr(host)

@@ -171,6 +171,8 @@ func (c *compiler) transport(path string, m *configv1.Project) *http.Transport {
 		MaxIdleConnsPerHost:    32,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
+		// A connection that a network device has dropped in silence is noticed by pings, not by one time-out after another.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
 	}
 }
 

@@ -78,6 +78,8 @@ func words(v *protovalidate.Violation, field protoreflect.FieldDescriptor, absen
 		return message, "name a file that holds the secret alone as secret_file, or an environment variable as secret_env, not both"
 	case "default_rule.match":
 		return message, "remove match, or make it one of rules"
+	case "identity_header.name.reserved":
+		return message, ownName
 	}
 	want := wanted[field.FullName()]
 	switch {
@@ -90,7 +92,7 @@ func words(v *protovalidate.Violation, field protoreflect.FieldDescriptor, absen
 	case rule == "string.in":
 		return "not a known value", oneOf(v.RuleValue)
 	case rule == "string.not_in":
-		return "a header that has a meaning of its own", "use another one than " + names(v.RuleValue)
+		return "a header that has a meaning of its own", ownName
 	case rule == "string.max_len":
 		return fmt.Sprintf("longer than %d characters", v.RuleValue.Uint()), "shorten it"
 	case rule == "repeated.max_items":
@@ -104,6 +106,8 @@ func words(v *protovalidate.Violation, field protoreflect.FieldDescriptor, absen
 	}
 	return message, "see the field's comment in config.proto"
 }
+
+const ownName = `use a name of your own: "x-auth-subject", for example`
 
 func oneOf(values protoreflect.Value) string { return "use one of " + names(values) }
 

@@ -17,14 +17,15 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 )
 
 // The gRPC health services that probes name.
@@ -36,87 +37,78 @@ const (
 
 // Config is what a Server needs.
 type Config struct {
-	// Missing says what readiness waits for, "" once there is nothing. It is asked until it says so, then never again.
+	// Missing says what readiness waits for, "" once there is nothing; from then on it must say nothing. Required.
 	Missing func() string
 	// Gatherer has the metrics. Default: none.
 	Gatherer prometheus.Gatherer
 }
 
-// Server serves health.
+// Server serves health. It is the gRPC health service too, for other servers to register: with Check alone, which is
+// what probes and Envoy use, since an open Watch would hold up the end of whoever serves it.
 type Server struct {
-	missing  func() string
-	gatherer prometheus.Gatherer
-	grpc     *health.Server
+	healthpb.UnimplementedHealthServer
 
-	mu       sync.Mutex
-	draining bool // written by Drain, once
+	missing           func() string
+	gatherer          prometheus.Gatherer
+	started, draining atomic.Bool
 }
 
 // New makes a Server. It is live, and neither started nor ready.
 func New(cfg Config) *Server {
-	s := &Server{missing: cfg.Missing, gatherer: cfg.Gatherer, grpc: health.NewServer()}
+	s := &Server{missing: cfg.Missing, gatherer: cfg.Gatherer}
 	if s.gatherer == nil {
 		s.gatherer = prometheus.NewRegistry()
 	}
-	s.ready(healthpb.HealthCheckResponse_NOT_SERVING)
-	s.grpc.SetServingStatus(Startup, healthpb.HealthCheckResponse_NOT_SERVING)
-	s.grpc.SetServingStatus(Liveness, healthpb.HealthCheckResponse_SERVING)
 	return s
 }
 
-// GRPC is the gRPC health service, for other servers to register too.
-func (s *Server) GRPC() healthpb.HealthServer { return s.grpc }
-
 // Started says that the listeners are open.
-func (s *Server) Started() { s.grpc.SetServingStatus(Startup, healthpb.HealthCheckResponse_SERVING) }
-
-// readyPoll is how often the missing part of readiness is looked for: one map lookup a project.
-const readyPoll = 50 * time.Millisecond
-
-// Run makes the server ready as soon as nothing is missing, and returns when ctx ends.
-func (s *Server) Run(ctx context.Context) error {
-	tick := time.NewTicker(readyPoll)
-	defer tick.Stop()
-	for s.missing() != "" {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-	s.mu.Lock()
-	if !s.draining {
-		s.ready(healthpb.HealthCheckResponse_SERVING)
-	}
-	s.mu.Unlock()
-	<-ctx.Done()
-	return nil
-}
-
-// ready sets the services that say whether traffic should come here; "" is the one that Envoy's own health check asks.
-func (s *Server) ready(status healthpb.HealthCheckResponse_ServingStatus) {
-	s.grpc.SetServingStatus("", status)
-	s.grpc.SetServingStatus(Readiness, status)
-}
+func (s *Server) Started() { s.started.Store(true) }
 
 // Drain takes readiness back for good: whoever balances load should go elsewhere. Startup and liveness stand.
-func (s *Server) Drain() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.draining = true
-	s.ready(healthpb.HealthCheckResponse_NOT_SERVING)
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// notServing says why a service does not serve, "" if it does. The service "" is the one that Envoy's own health check
+// asks, and means readiness.
+func (s *Server) notServing(service string) (why string, known bool) {
+	switch {
+	case service == Liveness:
+		return "", true
+	case service == Startup && s.started.Load():
+		return "", true
+	case service == Startup:
+		return "starting", true
+	case service != Readiness && service != "":
+		return "", false
+	case s.draining.Load():
+		return "draining", true
+	}
+	return s.missing(), true
 }
 
-// The read side is bounded: a probe sends a few hundred bytes, at once.
+// Check implements grpc.health.v1.Health.
+func (s *Server) Check(_ context.Context, in *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	why, known := s.notServing(in.GetService())
+	switch {
+	case !known:
+		return nil, status.Errorf(codes.NotFound, "unknown service: ask for %q, %q or %q", Startup, Readiness, Liveness)
+	case why != "":
+		return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_NOT_SERVING}, nil
+	}
+	return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, nil
+}
+
+// Whoever reaches the listener can hold little: a probe sends a few hundred bytes, at once, and comes back soon.
 const (
 	readTimeout    = 5 * time.Second
+	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 16 << 10
 )
 
 // Serve answers on l until ctx ends.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	grpcServer := grpc.NewServer()
-	healthpb.RegisterHealthServer(grpcServer, s.grpc)
+	healthpb.RegisterHealthServer(grpcServer, s)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.page(Liveness))
 	mux.HandleFunc("GET /readyz", s.page(Readiness))
@@ -132,6 +124,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}),
 		Protocols:         new(http.Protocols),
 		ReadHeaderTimeout: readTimeout,
+		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 	}
 	server.Protocols.SetHTTP1(true)
@@ -140,7 +133,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
-		s.grpc.Shutdown() // ends the streams of those who watch
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if server.Shutdown(grace) != nil {
@@ -160,19 +152,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 // page tells a person, or a probe that speaks HTTP, the status of a service.
 func (s *Server) page(service string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-store")
-		answer, err := s.grpc.Check(r.Context(), &healthpb.HealthCheckRequest{Service: service})
-		if err == nil && answer.GetStatus() == healthpb.HealthCheckResponse_SERVING {
-			fmt.Fprintln(w, "ok")
+		if why, _ := s.notServing(service); why != "" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprintln(w, "not ready:", why)
 			return
 		}
-		w.WriteHeader(http.StatusServiceUnavailable)
-		if missing := s.missing(); missing != "" {
-			fmt.Fprintln(w, "not ready:", missing)
-			return
-		}
-		fmt.Fprintln(w, "draining")
+		fmt.Fprintln(w, "ok")
 	}
 }

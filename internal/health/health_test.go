@@ -8,13 +8,14 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"authz-sidecar/internal/health"
 )
@@ -37,9 +38,8 @@ func start(t *testing.T, cfg health.Config) *probe {
 	}
 	server := health.New(cfg)
 	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 2)
+	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(ctx, listener) }()
-	go func() { ended <- server.Run(ctx) }()
 	conn, err := grpc.NewClient("passthrough:"+listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -48,10 +48,8 @@ func start(t *testing.T, cfg health.Config) *probe {
 		conn.Close()
 		http.DefaultClient.CloseIdleConnections()
 		stop()
-		for range 2 {
-			if err := <-ended; err != nil {
-				t.Error(err)
-			}
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
 	})
 	return &probe{server, t, "http://" + listener.Addr().String(), healthpb.NewHealthClient(conn)}
@@ -80,15 +78,6 @@ func (p *probe) serving(service string) bool {
 	return answer.GetStatus() == healthpb.HealthCheckResponse_SERVING
 }
 
-func (p *probe) eventuallyServing(service string) {
-	p.t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !p.serving(service); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			p.t.Fatalf("%q is not serving", service)
-		}
-	}
-}
-
 func TestReadinessWaitsForWhatIsMissingAndOnlyDrainingTakesItBack(t *testing.T) {
 	var missing atomic.Value
 	missing.Store("key set of project one")
@@ -112,34 +101,22 @@ func TestReadinessWaitsForWhatIsMissingAndOnlyDrainingTakesItBack(t *testing.T) 
 	}
 
 	missing.Store("")
-	p.eventuallyServing(health.Readiness)
-	missing.Store("key set of project one") // staleness is an alarm, not an end of readiness
-	if code, body := p.get("/readyz"); code != 200 {
+	if !p.serving(health.Readiness) || !p.serving("") {
+		t.Error("not ready with nothing missing")
+	}
+	if code, body := p.get("/readyz"); code != 200 || body != "ok\n" {
 		t.Errorf("/readyz: %d %q", code, body)
 	}
 
 	p.Drain()
+	if code, body := p.get("/readyz"); code != 503 || body != "not ready: draining\n" {
+		t.Errorf("/readyz: %d %q", code, body)
+	}
 	if p.serving(health.Readiness) || p.serving("") {
 		t.Error("ready while draining")
 	}
 	if !p.serving(health.Startup) || !p.serving(health.Liveness) {
 		t.Error("draining must not have the process restarted")
-	}
-}
-
-func TestDrainingBeforeReadinessStays(t *testing.T) {
-	var ready atomic.Bool
-	p := start(t, health.Config{Missing: func() string {
-		if ready.Load() {
-			return ""
-		}
-		return "key set"
-	}})
-	p.Drain()
-	ready.Store(true)
-	time.Sleep(200 * time.Millisecond) // several polls
-	if code, body := p.get("/readyz"); code != 503 || body != "draining\n" {
-		t.Errorf("/readyz: %d %q", code, body)
 	}
 }
 
@@ -168,14 +145,16 @@ func TestItIsReadOnlyAndServesMetrics(t *testing.T) {
 	}
 }
 
-func TestAWatcherDoesNotHoldUpTheEnd(t *testing.T) {
+func TestAnUnknownServiceAndAWatchAreRefused(t *testing.T) {
 	p := start(t, health.Config{Missing: func() string { return "" }})
-	stream, err := p.grpc.Watch(context.Background(), &healthpb.HealthCheckRequest{Service: health.Liveness})
-	if err != nil {
-		t.Fatal(err)
+	if _, err := p.grpc.Check(t.Context(), &healthpb.HealthCheckRequest{Service: "live"}); status.Code(err) != codes.NotFound {
+		t.Errorf("unknown service: %v", err)
 	}
-	if _, err := stream.Recv(); err != nil {
-		t.Fatal(err)
+	stream, err := p.grpc.Watch(t.Context(), &healthpb.HealthCheckRequest{Service: health.Liveness})
+	if err == nil {
+		_, err = stream.Recv()
 	}
-	// The clean-up ends the server while the stream is open; goleak sees what stays.
+	if status.Code(err) != codes.Unimplemented {
+		t.Errorf("a watch: %v", err)
+	}
 }

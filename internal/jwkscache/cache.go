@@ -151,9 +151,8 @@ func New(config Config) (*Cache, error) {
 		kick:     make(chan struct{}, 1),
 		roundEnd: make(chan struct{}),
 	}
-	var err error
-	c.metrics, err = newMetrics(config.Registerer, c.age)
-	return c, err
+	c.metrics = newMetrics(config.Registerer, c.age)
+	return c, nil
 }
 
 // checkURL wants what nobody on the way can change: keys decide who gets in.

@@ -165,10 +165,3 @@ func TestConfigIsRefusedWithWhatIsWrong(t *testing.T) {
 		})
 	}
 }
-
-func TestMetricsThatAreThereAlreadyAreAnError(t *testing.T) {
-	f := start(t, nil, jwkscache.Config{URL: "https://127.0.0.1:1/", Transport: &endpoint{answer: refuse}})
-	if _, err := jwkscache.New(jwkscache.Config{URL: "https://k.test", Registerer: f.registry}); err == nil {
-		t.Error("the same metrics were registered twice")
-	}
-}

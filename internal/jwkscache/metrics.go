@@ -3,9 +3,9 @@ package jwkscache
 import (
 	"crypto/rsa"
 	"errors"
-	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 // outcomes are the labels of what becomes of a fetch.
@@ -36,22 +36,27 @@ type metrics struct {
 	unknown *prometheus.CounterVec
 }
 
-// newMetrics makes the metrics and registers them, unless registerer is nil.
-func newMetrics(registerer prometheus.Registerer, age func() float64) (*metrics, error) {
+// newMetrics registers nothing where the registerer is nil.
+func newMetrics(registerer prometheus.Registerer, age func() float64) *metrics {
+	auto := promauto.With(registerer)
+	auto.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "authz_key_set_age_seconds",
+		Help: "Time since the last good fetch began; +Inf before the first.",
+	}, age)
 	m := &metrics{
-		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
+		fetches: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "authz_key_set_fetches_total",
 			Help: "Fetches of the key set by outcome: ok, timeout, request_failed, status, too_large, malformed, no_usable_key.",
 		}, []string{"outcome"}),
-		dropped: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		dropped: auto.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "authz_key_set_dropped_keys",
 			Help: "Keys that were not used in the last set that could be read, by reason: not_rsa, secret, alg, use, key_ops, modulus, exponent, kid, duplicate_kid, unparsable, too_many.",
 		}, []string{"reason"}),
-		keys: prometheus.NewGauge(prometheus.GaugeOpts{
+		keys: auto.NewGauge(prometheus.GaugeOpts{
 			Name: "authz_key_set_keys",
 			Help: "Usable keys in the last good set.",
 		}),
-		unknown: prometheus.NewCounterVec(prometheus.CounterOpts{
+		unknown: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "authz_key_set_unknown_keys_total",
 			Help: "Questions for a key id that the set lacked, by answer: found (by a fetch that the caller waited for), absent, unavailable.",
 		}, []string{"answer"}),
@@ -66,20 +71,7 @@ func newMetrics(registerer prometheus.Registerer, age func() float64) (*metrics,
 	for _, answer := range []string{answerFound, answerAbsent, answerUnavailable} {
 		m.unknown.WithLabelValues(answer)
 	}
-	if registerer == nil {
-		return m, nil
-	}
-	for _, collector := range []prometheus.Collector{m.fetches, m.dropped, m.keys, m.unknown,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "authz_key_set_age_seconds",
-			Help: "Time since the last good fetch began; +Inf before the first.",
-		}, age),
-	} {
-		if err := registerer.Register(collector); err != nil {
-			return nil, fmt.Errorf("register the key set's metrics: %w", err)
-		}
-	}
-	return m, nil
+	return m
 }
 
 func (m *metrics) countFetch(a answer, err error) {

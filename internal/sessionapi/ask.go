@@ -66,7 +66,7 @@ func (c *Client) disagreement(r Request, a *answer, s *session.Session) string {
 
 // alertMismatch logs the ids, which the error that the caller gets does not hold.
 func (c *Client) alertMismatch(r Request, got *session.Session, what string) {
-	if !c.health.alert(mismatch, time.Now()) {
+	if !c.condition.alert(mismatch, time.Now()) {
 		return
 	}
 	args := []any{"differs", what}

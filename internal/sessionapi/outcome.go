@@ -51,12 +51,12 @@ const (
 
 var outcomes = []outcome{ok, sessionNotFound, credentialRefused, forbidden, mismatch, secretRefused, rateLimited, unavailable, shed, panicked}
 
-// answers is what the vendor's error answers mean, by status and error type together: a proxy's 404 says nothing about
+// meanings is what the vendor's error answers mean, by status and error type together: a proxy's 404 says nothing about
 // a session, nor does a 500 that calls itself session_not_found. "*" stands for any beginning. An answer that is not
 // listed is `unavailable`, so a type that the vendor adds costs a 503 and logs nobody out.
 //
 // The types are from the vendor's lists, https://stytch.com/docs/api/errors/400 to /429 and their B2B twins.
-var answers = []struct {
+var meanings = []struct {
 	status    int
 	errorType string
 	outcome   outcome
@@ -80,7 +80,7 @@ var answers = []struct {
 }
 
 func classify(status int, errorType string) outcome {
-	for _, a := range answers {
+	for _, a := range meanings {
 		suffix, any := strings.CutPrefix(a.errorType, "*")
 		if a.status == status && (a.errorType == errorType || any && strings.HasSuffix(errorType, suffix)) {
 			return a.outcome

@@ -62,11 +62,11 @@ type Config struct {
 
 // Client asks the session API of one project.
 type Client struct {
-	endpoint string
-	cfg      Config
-	hashKey  [sha256.Size]byte
-	metrics  *metrics
-	health   *health
+	endpoint  string
+	cfg       Config
+	hashKey   [sha256.Size]byte
+	metrics   *metrics
+	condition *condition
 
 	// mu guards calls and kept, so that a request sees both at one instant and can never miss both.
 	mu    sync.Mutex
@@ -126,12 +126,12 @@ func New(cfg Config) (*Client, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{
-		endpoint: endpoint,
-		cfg:      cfg,
-		metrics:  newMetrics(cfg.Registerer),
-		health:   newHealth(cfg.Logger),
-		calls:    make(map[key]*call),
-		kept:     newKept(cfg.KeptExchanges),
+		endpoint:  endpoint,
+		cfg:       cfg,
+		metrics:   newMetrics(cfg.Registerer),
+		condition: newCondition(cfg.Logger),
+		calls:     make(map[key]*call),
+		kept:      newKept(cfg.KeptExchanges),
 	}
 	rand.Read(c.hashKey[:]) // never fails, see its documentation
 	return c, nil
@@ -228,7 +228,7 @@ func (c *Client) run(ctx context.Context, k key, cl *call, r Request) {
 
 func (c *Client) finish(k key, cl *call, res result, start time.Time) {
 	now := time.Now()
-	c.health.note(res, now)
+	c.condition.note(res, now)
 	c.metrics.calls.WithLabelValues(string(res.outcome)).Inc()
 	c.metrics.seconds.Observe(now.Sub(start).Seconds())
 	c.metrics.inFlight.Dec()
@@ -280,7 +280,7 @@ type Status struct {
 
 // Status returns the present state.
 func (c *Client) Status() Status {
-	s := c.health.status()
+	s := c.condition.status()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.InFlight, s.Kept = len(c.calls), c.kept.len()
@@ -301,7 +301,7 @@ func (c *Client) key(r Request) key {
 // alertPanic logs a panic's stack. Its value is shown only where the runtime made it: any other could quote a
 // credential.
 func (c *Client) alertPanic(v any) {
-	if !c.health.alert(panicked, time.Now()) {
+	if !c.condition.alert(panicked, time.Now()) {
 		return
 	}
 	text := fmt.Sprintf("%T", v)

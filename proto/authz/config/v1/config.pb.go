@@ -751,7 +751,8 @@ type Credentials struct {
 	JwtCookie string `protobuf:"bytes,1,opt,name=jwt_cookie,json=jwtCookie,proto3" json:"jwt_cookie,omitempty"`
 	// The cookie that holds the opaque session token. Default stytch_session.
 	TokenCookie string `protobuf:"bytes,2,opt,name=token_cookie,json=tokenCookie,proto3" json:"token_cookie,omitempty"`
-	// The header, in lower case, that holds the opaque session token. Default: none.
+	// The header, in lower case, that holds the opaque session token. What the session API returns for one goes nowhere: there
+	// is no cookie and no authorization header to put the JWT in. Default: none.
 	TokenHeader string `protobuf:"bytes,3,opt,name=token_header,json=tokenHeader,proto3" json:"token_header,omitempty"`
 	// The attributes of the cookie in which a refreshed JWT goes back to the client. They must be those that the
 	// application itself uses, or the browser keeps two cookies of the same name.
@@ -968,7 +969,7 @@ func (x *Verification) GetMaxLifetime() *durationpb.Duration {
 // IdentityHeader is one header that tells the upstream who is calling.
 type IdentityHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its name, in lower case with at most six hyphens. Required.
+	// Its name, in lower case with at most six hyphens; none that has a meaning of its own in HTTP or for Envoy. Required.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// What it says: "subject" (the user or member id), "session_id", "organization_id", "organization_slug", "roles"
 	// (joined by commas) or "project" (the project's name). Required.
@@ -1120,9 +1121,13 @@ const file_authz_config_v1_config_proto_rawDesc = "" +
 	"\fissue_leeway\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\xac\x022\x00R\vissueLeeway\x12N\n" +
 	"\fmax_lifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
-	"\"\x04\b\x80\xa3\x052\x02\b\x01R\vmaxLifetime\"\xd3\x01\n" +
-	"\x0eIdentityHeader\x12[\n" +
-	"\x04name\x18\x01 \x01(\tBG\xbaHDrB\x18@2!^[a-z][0-9a-z]*(-[0-9a-z]+){0,6}$Z\rauthorizationZ\x06cookieZ\x04hostR\x04name\x12d\n" +
+	"\"\x04\b\x80\xa3\x052\x02\b\x01R\vmaxLifetime\"\xb2\x04\n" +
+	"\x0eIdentityHeader\x12\xb9\x03\n" +
+	"\x04name\x18\x01 \x01(\tB\xa4\x03\xbaH\xa0\x03\xba\x01\xa1\x01\n" +
+	"\x1didentity_header.name.reserved\x12>names that begin with x-envoy- or x-forwarded- are the proxy's\x1a@!this.startsWith('x-envoy-') && !this.startsWith('x-forwarded-')r\xf8\x01\x18@2!^[a-z][0-9a-z]*(-[0-9a-z]+){0,6}$Z\x06acceptZ\rauthorizationZ\n" +
+	"connectionZ\x10content-encodingZ\x0econtent-lengthZ\fcontent-typeZ\x06cookieZ\x04dateZ\x06expectZ\x04hostZ\n" +
+	"keep-aliveZ\x13proxy-authorizationZ\n" +
+	"set-cookieZ\x02teZ\atrailerZ\x11transfer-encodingZ\aupgradeZ\fx-request-idR\x04name\x12d\n" +
 	"\x05value\x18\x02 \x01(\tBN\xbaHKrIR\asubjectR\n" +
 	"session_idR\x0forganization_idR\x11organization_slugR\x05rolesR\aprojectR\x05valueB.Z,authz-sidecar/proto/authz/config/v1;configv1b\x06proto3"
 
