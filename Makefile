@@ -37,7 +37,7 @@ bin/demo: prerequisites build $(firstword $(ENVOY_FILES))
 	@CGO_ENABLED=0 go build -o $@ ./deploy/demo
 
 .PHONY: test
-test: prerequisites ## Everything: generated code, lint, unit and end-to-end tests under race, vulnerabilities.
+test: prerequisites-test ## Everything: generated code, lint, unit and end-to-end tests under race, vulnerabilities.
 	@$(MAKE) --no-print-directory check-generate lint
 	@$(MAKE) --no-print-directory unit e2e test-k8s test-image
 	@$(MAKE) --no-print-directory vulncheck
@@ -48,7 +48,8 @@ unit: $(T)/bin/gotestsum ## Unit tests under race.
 
 .PHONY: e2e
 e2e: build $(T)/bin/gotestsum $(ENVOY_FILES) $(NODE_SDK) ## The built binary behind real Envoy, and against the vendor's Node SDK.
-	$(GOTEST) -race -count=1 -timeout 8m ./e2e/...
+	@go build -race -o bin/authz-sidecar-race ./cmd/authz-sidecar
+	AUTHZ_SIDECAR=$(CURDIR)/bin/authz-sidecar-race $(GOTEST) -race -count=1 -timeout 8m ./e2e/...
 
 .PHONY: test-k8s
 test-k8s: build $(T)/bin/gotestsum ## The Kubernetes manifests against the API types and pod security.
@@ -99,9 +100,13 @@ clean: ## Remove what was built and installed.
 
 # What make installs.
 
-.PHONY: prerequisites
+.PHONY: prerequisites prerequisites-test
 prerequisites:
 	@ENVOY='$(ENVOY)' tools/prerequisites
+prerequisites-test:
+	@ENVOY='$(ENVOY)' tools/prerequisites test
+unit e2e: | prerequisites-test
+build lint generate check-generate image test-k8s: | prerequisites
 
 $(GO_TOOLS) &: tools/go.mod tools/go.sum
 	cd tools && GOBIN=$(abspath $(T)/bin) go install tool
@@ -130,7 +135,7 @@ $(NODE_SDK): e2e/nodesdk/package.json e2e/nodesdk/package-lock.json
 	cd $(T)/node && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
 	@touch $@
 
-$(VALIDATE_PROTO):
+$(VALIDATE_PROTO): Makefile
 	@mkdir -p $(dir $@)
-	cp "$$(cd tools && go mod download -json $(PROTOVALIDATE) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/proto/protovalidate/buf/validate/validate.proto" $@
-	@chmod u+w $@
+	cp -f "$$(cd tools && go mod download -json $(PROTOVALIDATE) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/proto/protovalidate/buf/validate/validate.proto" $@
+	@chmod u+w $@ && touch $@

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"net/http"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -34,6 +35,19 @@ func start(t *testing.T, o rig.Options) *rig.Rig {
 	return r
 }
 
+// eachEnvoy runs a test for every Envoy that is installed.
+func eachEnvoy(t *testing.T, test func(t *testing.T, path string)) {
+	t.Helper()
+	envoys, err := rig.Envoys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range envoys {
+		// .tools/envoy-1.40/envoy/_bin/envoy
+		t.Run(filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(path)))), func(t *testing.T) { test(t, path) })
+	}
+}
+
 // logIn makes a session.
 func logIn(t *testing.T, r *rig.Rig, who sessionapitest.LogIn) sessionapitest.Login {
 	t.Helper()
@@ -47,7 +61,13 @@ func logIn(t *testing.T, r *rig.Rig, who sessionapitest.LogIn) sessionapitest.Lo
 // expired is a genuine JWT of a session that has expired.
 func expired(t *testing.T, r *rig.Rig, sessionID string) string {
 	t.Helper()
-	jwt, err := r.Emulator.Control.Mint(t.Context(), sessionID, time.Now().Add(-10*time.Minute))
+	return mintAt(t, r, sessionID, time.Now().Add(-10*time.Minute))
+}
+
+// mintAt is a genuine JWT of a session as if issued then.
+func mintAt(t *testing.T, r *rig.Rig, sessionID string, issuedAt time.Time) string {
+	t.Helper()
+	jwt, err := r.Emulator.Control.Mint(t.Context(), sessionID, issuedAt)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
@@ -36,7 +37,9 @@ func serveCommand() *cobra.Command {
 		Short: "Answer Envoy",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			logger, err := newLogger(cmd.ErrOrStderr(), level, format)
+			sink := newLogSink(cmd.ErrOrStderr())
+			defer sink.close()
+			logger, err := newLogger(sink, level, format)
 			if err != nil {
 				return err
 			}
@@ -44,7 +47,9 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, logger)
+			registry := prometheus.NewRegistry()
+			registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), sink.dropped)
+			return serve(cmd.Context(), cfg, logger, registry)
 		},
 	}
 	command.Flags().StringVar(&file, "config", "", "the configuration file")
@@ -71,10 +76,7 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 }
 
 // serve answers until ctx ends, then drains: every Check that was accepted is answered.
-func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-
+func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registry *prometheus.Registry) error {
 	projects, err := newProjects(cfg, logger, registry)
 	if err != nil {
 		return err
@@ -85,7 +87,7 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
 	}
 	probes := health.New(health.Config{Missing: projects.missing, Gatherer: registry})
 	server := newGRPCServer(cfg.Listen.TLS)
-	gate.Register(server)
+	authv3.RegisterAuthorizationServer(server, gate)
 	healthpb.RegisterHealthServer(server, probes)
 
 	checkListener, release, err := listenCheck(cfg.Listen)
@@ -195,8 +197,9 @@ func newGate(cfg *config.Config, ps projects, logger *slog.Logger, registerer pr
 
 // The bounds of the gRPC server.
 const (
-	// All headers of the client arrive in one message; Envoy's own limit for them is 60 KiB by default, 8 MiB at most.
-	maxMessage = 1 << 20
+	// All headers of the client arrive in one message; Envoy's own limit for them is 60 KiB by default, 8 MiB at most. What is
+	// larger still (a body, which nobody here reads) is answered with a gRPC error, and so is no verdict: hence the room.
+	maxMessage = 16 << 20
 	// Of the gRPC call itself, not of the client's request.
 	maxHeaderList = 16 << 10
 	// Envoy's circuit breakers open at 1,024 requests by default; several Envoys may share one sidecar.
@@ -214,6 +217,7 @@ func newGRPCServer(mutual *tls.Config) *grpc.Server {
 	}
 	return grpc.NewServer(
 		grpc.Creds(transport),
+		grpc.ForceServerCodecV2(check.NewCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxHeaderList),
 		grpc.MaxConcurrentStreams(maxStreams),

@@ -33,6 +33,7 @@ func (a *App) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	if r.URL.Path == "/cacheable" {
 		w.Header().Set("Cache-Control", "public, max-age=3600")
+		w.Header().Set("CDN-Cache-Control", "max-age=3600")
 	}
 	json.NewEncoder(w).Encode(Echo{Method: r.Method, Path: r.RequestURI, Headers: r.Header})
 }

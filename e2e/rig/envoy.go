@@ -41,6 +41,14 @@ func FilterTimeout(timeout string) Edit {
 // RawHeaders has Envoy send header_map in place of headers.
 func RawHeaders(bootstrap map[string]any) { extAuthz(bootstrap)["encode_raw_headers"] = true }
 
+// FailOpen has Envoy let requests pass when the sidecar gives no verdict, as somebody always will, and send it bodies of up to
+// 2 MiB.
+func FailOpen(bootstrap map[string]any) {
+	filter := extAuthz(bootstrap)
+	filter["failure_mode_allow"] = true
+	filter["with_request_body"] = map[string]any{"max_request_bytes": 2 << 20}
+}
+
 // Unhardened removes what protects the app in Envoy itself, so that the sidecar stands alone.
 func Unhardened(bootstrap map[string]any) {
 	hcm := connectionManager(bootstrap)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -25,15 +26,10 @@ type Sidecar struct {
 // StartSidecar runs `authz-sidecar serve` with the configuration file config, which has health on port 0, and returns
 // when it is ready.
 func StartSidecar(ctx context.Context, config string) (*Sidecar, error) {
-	path, err := Binary()
+	s, err := serve(config)
 	if err != nil {
 		return nil, err
 	}
-	process, err := startProcess("authz-sidecar", path, []string{"serve", "--config", config, "--log-level", "debug"})
-	if err != nil {
-		return nil, err
-	}
-	s := &Sidecar{Process: process}
 	err = s.waitFor(ctx, "readiness", func() bool {
 		s.CheckAddress = s.logged("serving checks", "address")
 		s.HealthURL = "http://" + s.logged("serving health", "address")
@@ -44,6 +40,25 @@ func StartSidecar(ctx context.Context, config string) (*Sidecar, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// SidecarLogs runs a sidecar that need not become ready until its log has text, and ends it.
+func SidecarLogs(ctx context.Context, config, text string) error {
+	s, err := serve(config)
+	if err != nil {
+		return err
+	}
+	err = s.waitFor(ctx, text, func() bool { return strings.Contains(s.log.String(), text) })
+	return errors.Join(err, s.Stop())
+}
+
+func serve(config string) (*Sidecar, error) {
+	path, err := Binary()
+	if err != nil {
+		return nil, err
+	}
+	process, err := startProcess("authz-sidecar", path, []string{"serve", "--config", config, "--log-level", "debug"})
+	return &Sidecar{Process: process}, err
 }
 
 func (s *Sidecar) ready(ctx context.Context) bool {

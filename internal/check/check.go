@@ -17,7 +17,6 @@ import (
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
 
 	"authz-sidecar/internal/policy"
 	"authz-sidecar/internal/session"
@@ -95,24 +94,8 @@ func New(cfg Config) (*Server, error) {
 	}, nil
 }
 
-// Register adds the service to a gRPC server, with one difference to what is generated: a request that cannot be decoded
-// (a path that is not UTF-8, for one) is denied, where grpc would answer with an error.
-func (s *Server) Register(r grpc.ServiceRegistrar) {
-	service := authv3.Authorization_ServiceDesc
-	service.Methods = []grpc.MethodDesc{{
-		MethodName: "Check",
-		Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			in := new(authv3.CheckRequest)
-			if decode(in) != nil {
-				in = nil // has no path, and is denied for it
-			}
-			return s.Check(ctx, in)
-		},
-	}}
-	r.RegisterService(&service, s)
-}
-
-// Check answers one request. Its error is always nil: see the package comment.
+// Check answers one request. Its error is always nil: see the package comment. What grpc does before and after is Codec's to
+// keep from ending as an error.
 func (s *Server) Check(ctx context.Context, in *authv3.CheckRequest) (response *authv3.CheckResponse, _ error) {
 	start := time.Now()
 	var req request

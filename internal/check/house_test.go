@@ -31,7 +31,7 @@ const project = sessionapitest.DefaultProjectID
 
 // house is a check server on real parts: verifier, key set cache and session API client, with the emulator behind them.
 type house struct {
-	t        *testing.T
+	t        testing.TB
 	emulator *sessionapitest.Server
 	server   *check.Server
 	log      *safeBuffer
@@ -39,7 +39,7 @@ type house struct {
 }
 
 // newHouse builds one; edit may change the configuration.
-func newHouse(t *testing.T, product session.Product, edit func(*check.Config)) *house {
+func newHouse(t testing.TB, product session.Product, edit func(*check.Config)) *house {
 	t.Helper()
 	h := &house{t: t, log: new(safeBuffer), metrics: prometheus.NewRegistry()}
 	var err error

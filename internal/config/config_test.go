@@ -150,10 +150,10 @@ func TestEveryFieldReachesTheConfig(t *testing.T) {
 			},
 		}},
 		Rules: []policy.Rule{
-			{Name: "sign-in", PathPrefix: "/sign-in", Methods: []string{"GET", "POST"}, Session: policy.Optional, MaxTokenAge: session.NoMaxAge, Project: "shop"},
+			{Name: "sign-in", PathPrefix: "/sign-in", Methods: []string{"GET", "POST"}, Session: policy.Optional, MaxTokenAge: 90 * time.Minute, Project: "shop"},
 			{Name: "money", PathPrefix: "/money/", Session: policy.Required, Project: "shop"},
 		},
-		DefaultRule: policy.Rule{Name: "rest", Session: policy.None, MaxTokenAge: 90 * time.Minute},
+		DefaultRule: policy.Rule{Name: "rest", Session: policy.None, MaxTokenAge: session.NoMaxAge},
 		Credentials: session.Names{JWTCookie: "jwt", TokenCookie: "token", TokenHeader: "x-session-token"},
 		JWTCookie:   check.CookieAttributes{Domain: ".example.com", Path: "/app", SameSite: "None", Secure: true, HTTPOnly: true},
 		IdentityHeaders: []check.IdentityHeader{

@@ -52,6 +52,10 @@ func (c *compiler) rule(path string, m *configv1.Rule, projects []Project) polic
 	c.printable(childPath(path, "name"), m.GetName())
 	if m.GetMaxTokenAge() != nil {
 		rule.MaxTokenAge = m.GetMaxTokenAge().AsDuration()
+		if rule.Session == policy.None {
+			c.report(childPath(path, "max_token_age"), `without effect where session is "none", which looks at no credential`,
+				"remove it, or let session be \"required\"")
+		}
 	}
 	known := make([]string, len(projects))
 	for i, p := range projects {
@@ -80,6 +84,8 @@ func (c *compiler) match(path string, m *configv1.Match) (prefix string, methods
 	switch {
 	case strings.Contains(m.GetPathPrefix(), "?"):
 		c.report(field, "a path with a query, which no rule looks at", "end it before the \"?\"")
+	case strings.ContainsAny(m.GetPathPrefix(), "*{}"):
+		c.report(field, "a wildcard, which a prefix has not", `write what the paths begin with: "/admin" is for /admin/users, too`)
 	case err != nil:
 		c.report(field, "matches no request: "+reason(err), "write it as a normal path, without \"//\", \".\", \"..\", \";\" and encoded slashes")
 	}

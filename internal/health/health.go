@@ -101,7 +101,7 @@ func (s *Server) Check(_ context.Context, in *healthpb.HealthCheckRequest) (*hea
 // Whoever reaches the listener can hold little: a probe sends a few hundred bytes, at once, and comes back soon.
 const (
 	readTimeout    = 5 * time.Second
-	idleTimeout    = 2 * time.Minute
+	idleTimeout    = 30 * time.Second
 	maxHeaderBytes = 16 << 10
 )
 

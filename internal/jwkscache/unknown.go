@@ -12,8 +12,9 @@ const (
 	// maxUnknown bounds the unknown key ids that are remembered: half a megabyte at the very most, and far more than
 	// honest clients with retired keys need.
 	maxUnknown = 1024
-	// unknownLife is how long one is remembered: the life of a session JWT, after which its bearer has a new one.
-	unknownLife = 5 * time.Minute
+	// unknownLife is how long one is remembered, and so how long "no such key" may stay wrong after an endpoint that lagged
+	// behind a rotation has caught up. One bearer of a retired key causes a fetch as often at most.
+	unknownLife = 30 * time.Second
 )
 
 // unknownKeys remembers the key ids that were asked for in vain, each with the number of fetches that had begun when it

@@ -3,30 +3,36 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
+	"unicode/utf8"
 )
 
 // ErrAmbiguousPath says that two servers could read a path differently.
 var ErrAmbiguousPath = errors.New("ambiguous path")
 
-// ReadPath is the path that rules are matched against: without the query, with percent-encoded unreserved
-// characters decoded and the other encodings in capitals (RFC 3986, sections 6.2.2.1 and 6.2.2.2). It is never url.Parse, which takes the beginning of //admin/x for
-// an authority.
+// ReadPath is the path that rules are matched against: without the query, with every character decoded that may stand in
+// a segment as it is (RFC 3986, section 3.3: /%61dmin is /admin, /%40me is /@me), and the other encodings in capitals. That
+// is more than the RFC's normalisation, because routers decode so before they match. It is never url.Parse, which takes
+// the beginning of //admin/x for an authority.
 //
-// Refused, with an error that wraps ErrAmbiguousPath: no leading slash, an empty segment, a dot segment, a
-// backslash, ';', '#' or control character, plain or encoded where decoding would move a segment border; an
-// invalid percent-encoding, and one that decodes to another.
+// Refused, with an error that wraps ErrAmbiguousPath: no leading slash, an empty segment, a dot segment, a backslash, ';' or
+// control character, also encoded; an encoded slash; a '#' or a byte beyond ASCII as it is; encodings that are invalid,
+// decode to another or are no UTF-8.
 func ReadPath(raw string) (string, error) {
 	path, _, _ := strings.Cut(raw, "?")
 	if path == "" || path[0] != '/' {
 		return "", ambiguous("no leading slash")
 	}
-	clean, err := decodeUnreserved(path)
+	clean, err := decodeSegments(path)
 	if err != nil {
 		return "", err
 	}
 	if doublyEncoded(clean) {
 		return "", ambiguous("double percent-encoding")
+	}
+	if text, err := url.PathUnescape(clean); err != nil || !utf8.ValidString(text) {
+		return "", ambiguous("not UTF-8")
 	}
 	for rest := clean[1:]; ; {
 		segment, after, more := strings.Cut(rest, "/")
@@ -42,8 +48,8 @@ func ReadPath(raw string) (string, error) {
 	}
 }
 
-// decodeUnreserved refuses what is ambiguous in single characters and decodes what means the same either way.
-func decodeUnreserved(path string) (string, error) {
+// decodeSegments refuses what is ambiguous in single characters and decodes what means the same either way.
+func decodeSegments(path string) (string, error) {
 	var decoded strings.Builder
 	done := 0 // path[:done] is in decoded already
 	for i := 0; i < len(path); i++ {
@@ -64,6 +70,8 @@ func decodeUnreserved(path string) (string, error) {
 			return "", ambiguous("matrix parameter")
 		case c == '#' && !encoded:
 			return "", ambiguous("fragment")
+		case c >= utf8.RuneSelf && !encoded:
+			return "", ambiguous("byte beyond ASCII")
 		case c == '/' && encoded:
 			return "", ambiguous("encoded slash")
 		}
@@ -71,7 +79,7 @@ func decodeUnreserved(path string) (string, error) {
 			continue
 		}
 		switch spelling := path[i : i+3]; {
-		case isUnreserved(c):
+		case standsInSegment(c):
 			decoded.WriteString(path[done:i])
 			decoded.WriteByte(c)
 			done = i + 3
@@ -106,9 +114,9 @@ func doublyEncoded(path string) bool {
 
 func ambiguous(what string) error { return fmt.Errorf("%w: %s", ErrAmbiguousPath, what) }
 
-// isUnreserved is RFC 3986's unreserved set.
-func isUnreserved(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~'
+// standsInSegment is RFC 3986's pchar without ";", which is refused.
+func standsInSegment(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~!$&'()*+,=:@", c) >= 0
 }
 
 func isHex(c byte) bool {

@@ -92,6 +92,7 @@ func TestReadPath(t *testing.T) {
 		{"/.well-known/x", "/.well-known/x"},
 		{"/a..b/c", "/a..b/c"},
 		{"/a@b:c,d", "/a@b:c,d"},
+		{"/a%40b%3Ac%2cd%24%21", "/a@b:c,d$!"},
 	} {
 		read, err := policy.ReadPath(c.raw)
 		if err != nil || read != c.read {
@@ -108,6 +109,7 @@ func TestReadPathRefusesWhatCanBeReadTwoWays(t *testing.T) {
 		"/a%2fb", "/a%2Fb", "/a%5cb", "/a%5Cb", `/a\b`,
 		"/a;x=1/b", "/a/..;/b", "/a%3bx", "/a%3Bx",
 		"/a#b", "/a%00b", "/a\x00b", "/a%0ab", "/a\tb", "/a%7f",
+		"/caf\xc3\xa9", "/caf\xe9", "/caf%e9", "/%c0%ae%c0%ae/admin", "/%ff",
 		"/a%", "/a%2", "/a%zz", "/a%2g",
 		"/a%252fb", "/a%25%32f", "/a%252e%252e/b", "/%2561dmin",
 	} {

@@ -101,6 +101,7 @@ func (n Names) cookies(header string) (jwt, token string, err error) {
 			header = ""
 		}
 		name, value, _ := strings.Cut(strings.Trim(pair, " \t"), "=")
+		name = strings.TrimRight(name, " \t") // as most servers read it
 		if name == "" || value == "" {
 			continue
 		}
@@ -123,6 +124,9 @@ func (n Names) cookies(header string) (jwt, token string, err error) {
 // bearer returns the token of an authorization header (RFC 6750, section 2.1), or nothing if the scheme is another one,
 // which is not ours to judge.
 func bearer(authorization string) (string, error) {
+	if !isText(authorization) {
+		return "", fmt.Errorf("%w: authorization header", ErrMalformed)
+	}
 	trimmed := strings.Trim(authorization, " \t")
 	scheme, token := trimmed, ""
 	if i := strings.IndexAny(trimmed, " \t"); i >= 0 {
@@ -135,6 +139,16 @@ func bearer(authorization string) (string, error) {
 		return "", fmt.Errorf("%w: authorization header", ErrMalformed)
 	}
 	return token, nil
+}
+
+// isText reports whether s is visible ASCII and white space. Of anything else two readers make two things, and Envoy a "!".
+func isText(s string) bool {
+	for i := range len(s) {
+		if s[i] != '\t' && (s[i] < ' ' || s[i] > '~') {
+			return false
+		}
+	}
+	return true
 }
 
 func isToken(s string) bool {

@@ -3,6 +3,7 @@ package sessionapi
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"authz-sidecar/internal/session"
@@ -28,8 +29,8 @@ func (c *Client) ask(ctx context.Context, r Request) result {
 // about. A token says nothing about its session, so there only the answer's own words are compared with the JWT.
 func (c *Client) prove(ctx context.Context, r Request, a *answer) result {
 	s, err := c.cfg.Verify(ctx, a.SessionJWT, time.Now())
-	if errors.Is(err, session.ErrKeysUnavailable) || err != nil && ctx.Err() != nil {
-		return no(unavailable, "the keys for the new JWT: %v", err)
+	if err != nil && (ctx.Err() != nil || slices.ContainsFunc(notTheAnswersFault, func(e error) bool { return errors.Is(err, e) })) {
+		return no(unavailable, "the new JWT cannot be proved here: %v", err)
 	}
 	if err != nil {
 		// Not wrapped: the caller's own JWT is not what this error is about.
@@ -42,6 +43,10 @@ func (c *Client) prove(ctx context.Context, r Request, a *answer) result {
 	}
 	return result{ok, &Exchange{JWT: a.SessionJWT, Session: s}, nil}
 }
+
+// notTheAnswersFault is what a good answer may fail on: our clock is wrong, or our keys are behind. Nobody is logged out for
+// that.
+var notTheAnswersFault = []error{session.ErrKeysUnavailable, session.ErrUnknownKey, session.ErrNotYetValid, session.ErrExpired}
 
 // disagreement names what the new session and the request, or the answer around it, disagree about; "" is nothing.
 func (c *Client) disagreement(r Request, a *answer, s *session.Session) string {

@@ -433,7 +433,7 @@ func TestKeptExchangeWhoseKeyIsWithdrawnIsAskedForAgain(t *testing.T) {
 	b.wantCalls(1)
 	withdrawn.Store(true)
 	_, err := b.ask(jwtRequest)
-	wantError(t, err, sessionapi.ErrMismatch)
+	wantError(t, err, sessionapi.ErrUnavailable)
 	b.wantCalls(2)
 	if kept := b.Status().Kept; kept != 0 {
 		t.Errorf("%d are kept", kept)

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"io"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// logSink hands log lines on to a writer without ever holding up who logs: a reader of our log that stalls must not stall
+// a Check, whose time-out at Envoy is an error and no verdict. Lines wait in a bounded queue; what does not fit is
+// dropped and counted.
+type logSink struct {
+	w       io.Writer
+	lines   chan []byte
+	closing chan struct{}
+	closed  chan struct{}
+	dropped prometheus.Counter
+}
+
+const (
+	// maxLogLines is how many lines wait, a second's worth of denials under a flood: about 2 MiB.
+	maxLogLines = 4096
+	// logFlushLimit is how long the last lines may take.
+	logFlushLimit = time.Second
+)
+
+// newLogSink starts the goroutine that writes; close ends it.
+func newLogSink(w io.Writer) *logSink {
+	s := &logSink{
+		w:       w,
+		lines:   make(chan []byte, maxLogLines),
+		closing: make(chan struct{}),
+		closed:  make(chan struct{}),
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "authz_log_lines_dropped_total",
+			Help: "Log lines that were dropped because nobody took them off our hands.",
+		}),
+	}
+	go s.run()
+	return s
+}
+
+// Write implements io.Writer for one whole line. It never fails.
+func (s *logSink) Write(line []byte) (int, error) {
+	select {
+	case s.lines <- slices.Clone(line): // the handler uses its buffer again
+	default:
+		s.dropped.Inc()
+	}
+	return len(line), nil
+}
+
+func (s *logSink) run() {
+	defer close(s.closed)
+	for {
+		select {
+		case line := <-s.lines:
+			s.w.Write(line)
+		case <-s.closing:
+			for {
+				select {
+				case line := <-s.lines:
+					s.w.Write(line)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// close writes what waits, if that can be done in time.
+func (s *logSink) close() {
+	close(s.closing)
+	select {
+	case <-s.closed:
+	case <-time.After(logFlushLimit):
+	}
+}
