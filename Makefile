@@ -19,7 +19,7 @@ export GORACE := atexit_sleep_ms=0
 GOTEST := $(abspath $(T))/bin/gotestsum --format pkgname-and-test-fails -- -vet=off
 
 # One way to compile everything but the race detector, which needs cgo: the binary, lint and the tools share the cache.
-export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath -buildvcs=false)
 export CGO_ENABLED := 0
 RACE := CGO_ENABLED=1
 

@@ -93,6 +93,27 @@ func TestTheDefaultsAreAConfiguration(t *testing.T) {
 	}
 }
 
+func TestTheREADMEsConfigurationIsValid(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?s)```yaml\n(projects:.*?)```").FindSubmatch(readme)
+	if block == nil {
+		t.Fatal("the README has no configuration")
+	}
+	dir := t.TempDir()
+	secret, file := filepath.Join(dir, "secret"), filepath.Join(dir, "config.yaml")
+	for name, text := range map[string]string{secret: "secret-test", file: strings.ReplaceAll(string(block[1]), "/run/secrets/session-api", secret)} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if stdout, stderr, code := command(t, "validate", file); code != 0 || !strings.Contains(stdout, "rules: 2") {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+}
+
 func TestTheEmulatorStaysOnLoopback(t *testing.T) {
 	for _, address := range []string{"0.0.0.0:0", ":0"} {
 		if _, stderr, code := command(t, "emulator", "--http", address); code != 1 || !strings.Contains(stderr, "--allow-non-loopback") {
