@@ -112,6 +112,16 @@ func TestTheREADMEsConfigurationIsValid(t *testing.T) {
 	if stdout, stderr, code := command(t, "validate", file); code != 0 || !strings.Contains(stdout, "rules: 2") {
 		t.Errorf("exit %d: %s%s", code, stdout, stderr)
 	}
+
+	if err := os.Remove(secret); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, code := command(t, "validate", file); code != 1 || !strings.Contains(stderr, "secret_file") {
+		t.Errorf("without the secret's file: exit %d, %s", code, stderr)
+	}
+	if stdout, stderr, code := command(t, "validate", "--without-files", file); code != 0 {
+		t.Errorf("--without-files: exit %d: %s%s", code, stdout, stderr)
+	}
 }
 
 func TestTheEmulatorStaysOnLoopback(t *testing.T) {
@@ -130,7 +140,7 @@ func TestAMistakeAtTheCommandLineSaysWhatToDo(t *testing.T) {
 		{[]string{"serve"}, `required flag(s) "config" not set`},
 		{[]string{"serve", "--config", "/nowhere.yaml"}, "/nowhere.yaml"},
 		{[]string{"serve", "--config", "x", "--log-level", "loud"}, "use debug, info, warn or error"},
-		{[]string{"validate"}, "accepts 1 arg(s)"},
+		{[]string{"validate"}, "name the configuration file"},
 		{[]string{"sevre"}, `unknown command "sevre"`},
 	} {
 		if _, stderr, code := command(t, c.args...); code != 1 || !strings.Contains(stderr, c.want) {

@@ -9,11 +9,24 @@ import (
 )
 
 func validateCommand() *cobra.Command {
-	return &cobra.Command{
+	var withoutFiles bool
+	command := &cobra.Command{
 		Use:   "validate FILE",
 		Short: "Check a configuration file, and the files that it names",
-		Args:  cobra.ExactArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("name the configuration file: %s FILE", cmd.CommandPath())
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if withoutFiles {
+				if err := config.CheckWithoutFiles(args[0]); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: ok (without the files that it names)\n", args[0])
+				return nil
+			}
 			cfg, err := config.Load(args[0])
 			if err != nil {
 				return err
@@ -22,6 +35,9 @@ func validateCommand() *cobra.Command {
 			return nil
 		},
 	}
+	command.Flags().BoolVar(&withoutFiles, "without-files", false,
+		"do not read the files and environment variables that it names, for a machine without the secrets")
+	return command
 }
 
 func configCommand() *cobra.Command {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -16,8 +17,10 @@ import (
 // its own in its place.
 func listenCheck(cfg config.Listen) (l net.Listener, release func(), err error) {
 	if cfg.Network != "unix" {
-		l, err = net.Listen(cfg.Network, cfg.Address)
-		return l, func() {}, err
+		if l, err = net.Listen(cfg.Network, cfg.Address); err != nil {
+			return nil, nil, fmt.Errorf("listen.check: %w", err)
+		}
+		return l, func() {}, nil
 	}
 	if err := removeStaleSocket(cfg.Address); err != nil {
 		return nil, nil, err
@@ -27,8 +30,11 @@ func listenCheck(cfg config.Listen) (l net.Listener, release func(), err error) 
 	mask := syscall.Umask(int(0o777 &^ cfg.SocketMode))
 	l, err = net.Listen("unix", cfg.Address)
 	syscall.Umask(mask)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("listen.check: the folder %s does not exist: create it, or choose another path", filepath.Dir(cfg.Address))
+	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("listen.check: %w", err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	ours, err := os.Stat(cfg.Address)

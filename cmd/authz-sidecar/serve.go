@@ -48,7 +48,7 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			registry := prometheus.NewRegistry()
-			registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), sink.dropped)
+			registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo, sink.dropped)
 			return serve(cmd.Context(), cfg, logger, registry)
 		},
 	}
@@ -58,6 +58,12 @@ func serveCommand() *cobra.Command {
 	command.MarkFlagRequired("config")
 	return command
 }
+
+var buildInfo = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	Name:        "authz_build_info",
+	Help:        "Always 1; the label says which version runs.",
+	ConstLabels: prometheus.Labels{"version": version},
+}, func() float64 { return 1 })
 
 func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	var options slog.HandlerOptions
@@ -104,7 +110,7 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registr
 		healthListener, err := net.Listen("tcp", cfg.Listen.Health)
 		if err != nil {
 			checkListener.Close()
-			return err
+			return fmt.Errorf("listen.health: %w", err)
 		}
 		group.Go(func() error { return probes.Serve(background, healthListener) })
 		logger.Info("serving health", "address", healthListener.Addr().String())
@@ -126,7 +132,9 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registr
 		stop()
 		return nil
 	})
-	return group.Wait()
+	err = group.Wait()
+	logger.Info("stopped")
+	return err
 }
 
 // project is one project at work.
@@ -168,9 +176,14 @@ func newProjects(cfg *config.Config, logger *slog.Logger, registerer prometheus.
 func (ps projects) missing() string {
 	var waiting []string
 	for _, p := range ps {
-		if !p.keys.Ready() {
-			waiting = append(waiting, "the key set of "+p.name+" has not been loaded")
+		if p.keys.Ready() {
+			continue
 		}
+		why := "the key set of " + p.name + " has not been loaded"
+		if last := p.keys.Status().LastError; last != "" {
+			why += " (" + last + ")"
+		}
+		waiting = append(waiting, why)
 	}
 	return strings.Join(waiting, "; ")
 }

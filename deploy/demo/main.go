@@ -105,9 +105,9 @@ func isTerminal(f *os.File) bool {
 
 func whatToTry(w io.Writer, r *rig.Rig) {
 	fmt.Fprintf(w, `
-It all stays up until you press Ctrl-C. To try it yourself, paste into another terminal:
+It all stays up until you press Ctrl-C. To try it yourself, paste into a bash in another terminal:
 
-  ENVOY=%s EMULATOR=%s
+  GATE=%s EMULATOR=%s
   field() { sed -E 's/.*"'"$1"'":"([^"]+)".*/\1/'; }
 
   # log in; the JWT lives %v, the session an hour
@@ -115,24 +115,28 @@ It all stays up until you press Ctrl-C. To try it yourself, paste into another t
   JWT=$(echo "$LOGIN" | field session_jwt) SESSION=$(echo "$LOGIN" | field session_id)
 
   # the app echoes what it got; /admin asks the session API every time
-  curl -i $ENVOY/orders
-  curl -i $ENVOY/orders -H "Authorization: Bearer $JWT" -H "X-Auth-Subject: user-test-mallory"
-  curl -i $ENVOY/admin  -H "Authorization: Bearer $JWT"
+  curl -i $GATE/orders
+  curl -i $GATE/orders -H "Authorization: Bearer $JWT" -H "X-Auth-Subject: user-test-mallory"
+  curl -i $GATE/admin  -H "Authorization: Bearer $JWT"
 
   # an expired JWT of the session, as a cookie: see Set-Cookie
   OLD=$(curl -s -d "{\"session_id\":\"$SESSION\",\"age\":\"10m\"}" $EMULATOR/emulator/mint | field session_jwt)
-  curl -i $ENVOY/orders -b "stytch_session_jwt=$OLD"
+  curl -i $GATE/orders -b "stytch_session_jwt=$OLD"
 
-  # revoke the session; rotate the keys; break the session API and mend it; count the calls
-  curl -d "{\"session_id\":\"$SESSION\"}" $EMULATOR/emulator/revoke
-  curl -d '{"overlap":true}' $EMULATOR/emulator/rotate_keys
+  # break the session API, so that what must be asked about is 503, and mend it
   curl -d '{"endpoint":"authenticate","fault":{"refuse":true}}' $EMULATOR/emulator/faults
+  curl -i $GATE/admin  -H "Authorization: Bearer $JWT"
   curl -X POST $EMULATOR/emulator/faults/clear
+
+  # revoke the session: /admin knows at once; rotate the keys; count the calls
+  curl -d "{\"session_id\":\"$SESSION\"}" $EMULATOR/emulator/revoke
+  curl -i $GATE/admin  -H "Authorization: Bearer $JWT"
+  curl -d '{"overlap":true}' $EMULATOR/emulator/rotate_keys
   curl $EMULATOR/emulator/calls
 
   everything that the emulator can do   %s/emulator/
   the sidecar's metrics, readiness      %s/metrics, /readyz
   Envoy's admin interface               %s
-  the configurations                    %s/{config.yaml,envoy.json}
+  configurations and logs               %s/{config.yaml,envoy.json,sidecar.log,envoy.log}
 `, r.Envoy.URL, r.Emulator.URL, jwtLifetime, ada, r.Emulator.URL, r.Sidecar.HealthURL, r.Envoy.AdminURL, r.Dir)
 }

@@ -108,7 +108,7 @@ func startEnvoy(ctx context.Context, path, dir, checkAddress, appAddress string,
 	if err := os.WriteFile(configFile, config, 0o600); err != nil {
 		return nil, err
 	}
-	process, err := startProcess("envoy", path, []string{
+	process, err := startProcess("envoy", dir, path, []string{
 		"-c", configFile, "--admin-address-path", adminFile, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning",
 	})
 	if err != nil {

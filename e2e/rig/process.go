@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,17 +27,24 @@ type Process struct {
 // stopGrace is how long a process may take to end by itself.
 const stopGrace = 15 * time.Second
 
-func startProcess(name, path string, args []string, env ...string) (*Process, error) {
+// startProcess runs path; its output is kept and written to name.log in dir.
+func startProcess(name, dir, path string, args []string) (*Process, error) {
+	file, err := os.Create(filepath.Join(dir, name+".log"))
+	if err != nil {
+		return nil, err
+	}
 	p := &Process{name: name, log: new(Log), done: make(chan struct{})}
 	p.cmd = exec.Command(path, args...)
-	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	output := io.MultiWriter(p.log, file)
+	p.cmd.Stdout, p.cmd.Stderr = output, output
 	p.cmd.SysProcAttr = childAttributes()
 	if err := p.cmd.Start(); err != nil {
+		file.Close()
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	go func() {
 		p.err = p.cmd.Wait()
+		file.Close()
 		close(p.done)
 	}()
 	return p, nil

@@ -57,7 +57,7 @@ func serve(config string) (*Sidecar, error) {
 	if err != nil {
 		return nil, err
 	}
-	process, err := startProcess("authz-sidecar", path, []string{"serve", "--config", config, "--log-level", "debug"})
+	process, err := startProcess("sidecar", filepath.Dir(config), path, []string{"serve", "--config", config, "--log-level", "debug"})
 	return &Sidecar{Process: process}, err
 }
 
@@ -144,7 +144,7 @@ func startEmulator(ctx context.Context, dir string, o Options) (*Emulator, error
 	if o.JWTLifetime != 0 {
 		args = append(args, "--jwt-lifetime", o.JWTLifetime.String())
 	}
-	process, err := startProcess("emulator", path, args)
+	process, err := startProcess("emulator", dir, path, args)
 	if err != nil {
 		return nil, err
 	}

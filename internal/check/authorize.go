@@ -87,14 +87,14 @@ func (p proof) fresh(now time.Time, maxAge time.Duration) bool {
 func prove(ctx context.Context, v Verifier, c session.Credential, now time.Time) (proof, error) {
 	header, err := proveOne(ctx, v, c.HeaderJWT, now)
 	if err != nil {
-		return proof{}, err
+		return proof{}, fmt.Errorf("authorization header: %w", err)
 	}
 	if c.CookieJWT == c.HeaderJWT {
 		return header, nil
 	}
 	cookie, err := proveOne(ctx, v, c.CookieJWT, now)
 	if err != nil {
-		return proof{}, err
+		return proof{}, fmt.Errorf("cookie: %w", err)
 	}
 	switch {
 	case cookie.session == nil:

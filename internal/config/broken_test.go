@@ -65,6 +65,9 @@ func TestASyntaxErrorNamesItsLine(t *testing.T) {
 		"a: 1\n- b\n":                 "f:2: ",
 		"a: 1\nb: c: d\n":             "f:2: ",
 		"a: @b\n":                     "f:1: ",
+		"\na: 1\nb: 1\n- c\nd: 1\n":   "f:4: not valid YAML: a line that is not part of what stands above it, in the block that begins on line 2: ",
+		"\n- a\n- b\nc: 1\n- d\n":     "f:4: not valid YAML: a line that is not part of the list above it, in the block that begins on line 2: ",
+		"x: 1\n---\n- a\n- b\nc: 1\n": "f:5: ",
 		"a: 1\nb: *c\n":               "f:2: ",
 		"a: 1\nb: \x01\n":             "f: ",   // where, the reader does not say
 		"projects: []\n---\nb: [\n":   "f:4: ", // where the file ends
@@ -86,6 +89,7 @@ func TestALongFileWithManyFaultsIsReadInTime(t *testing.T) {
 		"rules:\n" + strings.Repeat("- {}\n", 10_000),
 		"rules:\n- match: {path_prefix: " + strings.Repeat("/a", 500_000) + "}\n",
 		"listen: " + strings.Repeat("[", 9_000),
+		"# the block begins on line 2\n" + strings.Repeat("- a\n", 50_000) + "b: c\n",
 	} {
 		start := time.Now()
 		_, err := config.Parse("f", []byte(yaml))

@@ -68,17 +68,28 @@ type Project struct {
 }
 
 // Load reads a configuration file, with the secrets and certificates that it names. What is wrong in it is an *Error.
-func Load(path string) (*Config, error) {
+func Load(path string) (*Config, error) { return load(path, false) }
+
+// CheckWithoutFiles is Load where the secrets and certificates are not: on a laptop, in CI. It looks at everything but
+// the files and environment variables that the configuration names.
+func CheckWithoutFiles(path string) error {
+	_, err := load(path, true)
+	return err
+}
+
+func load(path string, withoutFiles bool) (*Config, error) {
 	data, err := readFile(path, maxFileSize)
 	if err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
-	return Parse(path, data)
+	return parse(path, data, withoutFiles)
 }
 
 // Parse is Load for a file that has been read already. path is what findings call it, and its folder is where relative
 // file names start.
-func Parse(path string, data []byte) (*Config, error) {
+func Parse(path string, data []byte) (*Config, error) { return parse(path, data, false) }
+
+func parse(path string, data []byte, withoutFiles bool) (*Config, error) {
 	d := newDocument(path)
 	var message configv1.Config
 	if root := d.parse(data); root != nil {
@@ -89,7 +100,7 @@ func Parse(path string, data []byte) (*Config, error) {
 	}
 	d.validate(&message)
 	fillDefaults(&message)
-	c := compiler{document: d, folder: filepath.Dir(path)}
+	c := compiler{document: d, folder: filepath.Dir(path), withoutFiles: withoutFiles}
 	config := c.config(&message)
 	if err := d.err(); err != nil {
 		return nil, err
@@ -103,6 +114,8 @@ type compiler struct {
 	*document
 	// folder is where relative file names start.
 	folder string
+	// withoutFiles says that no file or environment variable that the configuration names is to be read.
+	withoutFiles bool
 }
 
 func (c *compiler) config(m *configv1.Config) *Config {

@@ -262,6 +262,50 @@ func TestATransportHonoursProxyAndAuthorities(t *testing.T) {
 	}
 }
 
+func TestACheckWithoutFilesLooksAtEverythingElse(t *testing.T) {
+	full := string(testdata(t, "good/full.yaml"))
+	for name, row := range map[string]struct{ yaml, want string }{
+		"a secret in a file that is not there": {string(testdata(t, "good/smallest.yaml")), ""},
+		"certificates and a variable":          {full, ""},
+		"an unknown field":                     {full + "bogus: 1\n", "bogus: unknown field"},
+		"a secret where its variable belongs":  {strings.Replace(full, "AUTHZ_TEST_SECRET", vendorCanary, 1), "secret_env: not the name"},
+		"a project without a secret":           {strings.Replace(full, "secret_env: AUTHZ_TEST_SECRET", "", 1), "exactly one of secret_file and secret_env"},
+		"TLS without a key":                    {strings.Replace(full, "key_file: tls.key", "", 1), "listen.tls.key_file: is missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "config.yaml")
+			if err := os.WriteFile(path, []byte(row.yaml), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := config.Load(path); err == nil {
+				t.Error("Load: no error, though nothing that the file names is there")
+			}
+			if err := config.CheckWithoutFiles(path); row.want == "" && err != nil {
+				t.Errorf("got %v", err)
+			} else if row.want != "" && (err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), row.want)) {
+				t.Errorf("got %v, want %q alone", err, row.want)
+			}
+		})
+	}
+}
+
+func TestAnAddressThatIsNoneIsAnsweredWithOne(t *testing.T) {
+	for yaml, want := range map[string]string{
+		"{health: 9002}":           `write ":9002" or "127.0.0.1:9002", in quotes`,
+		"{health: 90020}":          `write "host:port", the port as a number up to 65535, or "none"`,
+		"{health: off}":            `write "host:port", the port as a number up to 65535, or "none"`,
+		"{health: /run/h.sock}":    `write "host:port", the port as a number up to 65535, or "none"`,
+		"{check: 9001}":            `write "127.0.0.1:9001", in quotes, or "unix:///path"`,
+		"{check: localhost}":       `write "host:port", the port as a number up to 65535, or "unix:///path"`,
+		"{check: /run/authz.sock}": `write "unix:///run/authz.sock"`,
+	} {
+		_, err := config.Parse("config.yaml", []byte("listen: "+yaml+"\n"))
+		if err == nil || !strings.HasSuffix(err.Error(), ": "+want) {
+			t.Errorf("%s: got %v, want %s", yaml, err, want)
+		}
+	}
+}
+
 func TestAFileThatCannotBeReadIsNamed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "none.yaml")
 	if _, err := config.Load(path); err == nil || !strings.Contains(err.Error(), path) {

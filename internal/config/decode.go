@@ -6,12 +6,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	configv1 "authz-sidecar/proto/authz/config/v1"
 )
 
 // decode fills the message from the tree. What it cannot read it reports and leaves out.
@@ -55,7 +58,7 @@ func (d *document) message(node *yaml.Node, m protoreflect.Message, path string)
 func (d *document) field(node *yaml.Node, m protoreflect.Message, field protoreflect.FieldDescriptor, path string) {
 	switch {
 	case field.IsList():
-		if !d.plain(node, path) || !d.isKind(node, path, yaml.SequenceNode) {
+		if !d.plain(node, path) || !d.isList(node, path, field) {
 			d.broken[path] = true
 			return
 		}
@@ -115,7 +118,7 @@ func (d *document) scalar(node *yaml.Node, field protoreflect.FieldDescriptor, p
 		return protoreflect.ValueOfMessage(durationpb.New(duration).ProtoReflect())
 	case field.Kind() == protoreflect.StringKind:
 		if tag != "!!str" {
-			return d.misread(node, path, kindOf(node)+" where a text is wanted", "put it in quotes")
+			return d.misread(node, path, kindOf(node)+" where a text is wanted", textRemedy(path, text))
 		}
 		return protoreflect.ValueOfString(text)
 	case field.Kind() == protoreflect.BoolKind:
@@ -162,6 +165,30 @@ func (d *document) plain(node *yaml.Node, path string) bool {
 	return true
 }
 
+// isList is isKind for a list. A single value where several may stand only lacks its brackets.
+func (d *document) isList(node *yaml.Node, path string, field protoreflect.FieldDescriptor) bool {
+	if isMessage(field) || node.Kind != yaml.ScalarNode || isNull(node) {
+		return d.isKind(node, path, yaml.SequenceNode)
+	}
+	remedy := "write it in brackets"
+	if len(node.Value) <= maxMisread && plainWords.MatchString(node.Value) && show(node.Value) != "" {
+		remedy = "write [" + node.Value + "]"
+	}
+	d.reportAt(node, path, kindOf(node)+" where a list is wanted", remedy)
+	return false
+}
+
+// plainWords are words that need no quotes in a list.
+var plainWords = regexp.MustCompile(`^[0-9A-Za-z-]+(, *[0-9A-Za-z-]+)*$`)
+
+// textRemedy says how to write as a text what YAML takes for something else.
+func textRemedy(path, text string) string {
+	if path == checkField || path == healthField {
+		return addressRemedy(path, text)
+	}
+	return "put it in quotes"
+}
+
 // isKind reports a value of another kind than the wanted one, without showing it.
 func (d *document) isKind(node *yaml.Node, path string, want yaml.Kind) bool {
 	switch {
@@ -204,14 +231,27 @@ func kindOf(node *yaml.Node) string {
 
 // unknown reports a field that the message does not have, never its value.
 func (d *document) unknown(key *yaml.Node, m protoreflect.MessageDescriptor, path string) {
-	name, known := key.Value, knownNames(m)
+	name, _, glued := strings.Cut(key.Value, ":") // "{name:value}" is a field of that name without a value
+	known := knownNames(m)
+	home, meant := homes()[fold(name)], slices.IndexFunc(known, func(k string) bool { return fold(name) == fold(k) })
+	if meant >= 0 {
+		home = "" // which is here
+	} else {
+		meant = slices.IndexFunc(known, func(k string) bool { return similar(name, k) })
+	}
 	remedy := "known here: " + strings.Join(known, ", ")
-	if looksLikeSecret(name) {
+	if home != "" {
+		remedy = home + ": check its indentation; " + remedy
+	}
+	if meant < 0 && home == "" && looksLikeSecret(name) {
 		remedy = "a secret is never written into the configuration: put it into a file and name that as secret_file, or into an " +
 			"environment variable and name that as secret_env; " + remedy
 	}
-	if i := slices.IndexFunc(known, func(k string) bool { return similar(name, k) }); i >= 0 {
-		remedy = "did you mean " + known[i] + "? " + remedy
+	if meant >= 0 && name != known[meant] {
+		remedy = "did you mean " + known[meant] + "? " + remedy
+	}
+	if glued {
+		remedy = "put a space after the colon; " + remedy
 	}
 	d.add(keyPath(path, key), place{line: key.Line, column: key.Column}, Finding{Problem: "unknown field", Remedy: remedy})
 }
@@ -227,6 +267,44 @@ func keyPath(parent string, key *yaml.Node) string {
 	return childPath(parent, fmt.Sprintf("<key on line %d, column %d>", key.Line, key.Column))
 }
 
+// homes says of every field of the schema, by its folded name, where it belongs: "max_token_age belongs in rules[] and
+// default_rule".
+var homes = sync.OnceValue(func() map[string]string {
+	paths := map[string][]string{}
+	var walk func(m protoreflect.MessageDescriptor, path string)
+	walk = func(m protoreflect.MessageDescriptor, path string) {
+		for i := range m.Fields().Len() {
+			field := m.Fields().Get(i)
+			name := string(field.Name())
+			fieldPath := childPath(path, name)
+			if fieldPath == "default_rule.match" {
+				continue // which the schema refuses
+			}
+			paths[name] = append(paths[name], path)
+			if isMessage(field) && field.IsList() {
+				fieldPath += "[]"
+			}
+			if isMessage(field) {
+				walk(field.Message(), fieldPath)
+			}
+		}
+	}
+	walk((*configv1.Config)(nil).ProtoReflect().Descriptor(), "")
+	homes := map[string]string{}
+	for name, in := range paths {
+		last := len(in) - 1
+		switch {
+		case in[0] == "":
+			homes[fold(name)] = name + " belongs at the top level"
+		case last == 0:
+			homes[fold(name)] = name + " belongs in " + in[0]
+		default:
+			homes[fold(name)] = name + " belongs in " + strings.Join(in[:last], ", ") + " and " + in[last]
+		}
+	}
+	return homes
+})
+
 func knownNames(m protoreflect.MessageDescriptor) []string {
 	names := make([]string, m.Fields().Len())
 	for i := range names {
@@ -235,10 +313,10 @@ func knownNames(m protoreflect.MessageDescriptor) []string {
 	return names
 }
 
-// similar says whether a name is another spelling of a known one, or at most two edits away.
+// similar says whether a name is at most two edits away from a known one, whatever their spelling.
 func similar(name, known string) bool {
 	a, b := fold(name), fold(known)
-	return a == b || len(a) <= 2*len(b) && len(b) > 3 && edits(a, b) <= 2
+	return len(a) <= 2*len(b) && len(b) > 3 && edits(a, b) <= 2
 }
 
 // edits is the Levenshtein distance, in bytes.

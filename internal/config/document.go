@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -87,6 +88,7 @@ var (
 	yamlError     = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 	parserMessage = regexp.MustCompile(`^did not find expected (key|'-'|','|node content|<)`)
 	readerMessage = regexp.MustCompile(`^(control|invalid|incomplete|expected|unexpected|input)`)
+	outOfBlock    = regexp.MustCompile(`^did not find expected (key|'-')`)
 	unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
 )
 
@@ -101,14 +103,14 @@ var yamlProblems = []struct{ text, problem, remedy string }{
 	{"tab character", "a tab", "indent with spaces"},
 	{"did not find expected key", "a line that is not part of what stands above it", "check its indentation"},
 	{"did not find expected '-' indicator", "a line that is not part of the list above it", "check its indentation"},
-	{"did not find expected ',' or", "a list or mapping in brackets that does not end", "close the bracket"},
+	{"did not find expected ',' or", "a list or mapping in brackets that does not end", "close the bracket, or quote a value that holds one of ? : { } [ ] ,"},
 	{"found unexpected end of stream", "a quoted value that does not end", "close the quotes"},
 	{"unknown escape character", "a backslash before a character that needs none", "use single quotes"},
 	{"control characters", "a control character", "remove it"},
 }
 
-// syntaxError puts an error of the YAML parser into words that quote nothing of the file. The line is the parser's,
-// which is that of the enclosing construct at times.
+// syntaxError puts an error of the YAML parser into words that quote nothing of the file. The line is the parser's, but
+// for a line that does not belong to its block, of which the parser mostly says where the block begins.
 func syntaxError(err error, data []byte) (line int, problem, remedy string) {
 	problem, remedy = "not valid YAML", "check indentation, quotes and brackets"
 	match := yamlError.FindStringSubmatch(err.Error())
@@ -126,10 +128,30 @@ func syntaxError(err error, data []byte) (line int, problem, remedy string) {
 	}
 	for _, p := range yamlProblems {
 		if strings.Contains(match[2], p.text) {
-			return line, problem + ": " + p.problem, p.remedy
+			problem += ": " + p.problem
+			if outOfBlock.MatchString(match[2]) {
+				if at := faultyLine(err, data); at > line {
+					return at, fmt.Sprintf("%s, in the block that begins on line %d", problem, line), p.remedy
+				}
+			}
+			return line, problem, p.remedy
 		}
 	}
 	return line, problem, remedy
+}
+
+// faultyLine is the line at which the parser gives up with the error: the beginning of the file up to that line yields the
+// same error, and one line less does not.
+func faultyLine(err error, data []byte) int {
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	return 1 + sort.Search(len(lines)-1, func(i int) bool {
+		decoder := yaml.NewDecoder(bytes.NewReader(bytes.Join(lines[:i+1], nil)))
+		for {
+			if got := decodeNode(decoder, new(yaml.Node)); got != nil {
+				return got.Error() == err.Error()
+			}
+		}
+	})
 }
 
 // refuse reports that the file as a whole cannot be read.

@@ -14,17 +14,23 @@ import (
 // maxSocketPath is sun_path's 108 bytes without the final NUL (unix(7)).
 const maxSocketPath = 107
 
+// The two fields that hold an address to listen on.
+const (
+	checkField  = "listen.check"
+	healthField = "listen.health"
+)
+
 func (c *compiler) listen(m *configv1.Listen) Listen {
 	listen := Listen{TLS: c.serverTLS(m.GetTls())}
 	mode, _ := strconv.ParseUint(m.GetSocketMode(), 8, 32) // the schema's pattern holds, or has been reported
 	listen.SocketMode = fs.FileMode(mode)
 	listen.Network, listen.Address = c.checkAddress(m)
 	if m.GetHealth() != "none" {
-		c.hostPort("listen.health", m.GetHealth(), `, or "none"`)
+		c.hostPort(healthField, m.GetHealth())
 		listen.Health = m.GetHealth()
 	}
 	if listen.Network == "tcp" && listen.Address == listen.Health && !strings.HasSuffix(listen.Health, ":0") { // 0: any free port
-		c.report("listen.health", "the address of listen.check", "give it another port")
+		c.report(healthField, "the address of listen.check", "give it another port")
 	}
 	return listen
 }
@@ -32,7 +38,7 @@ func (c *compiler) listen(m *configv1.Listen) Listen {
 // checkAddress is where Check is served. Off loopback it must be mutual TLS: whoever can call Check learns what a
 // credential is worth.
 func (c *compiler) checkAddress(m *configv1.Listen) (network, address string) {
-	const field = "listen.check"
+	const field = checkField
 	if rest, ok := strings.CutPrefix(m.GetCheck(), "unix:"); ok {
 		path, ok := strings.CutPrefix(rest, "//")
 		switch {
@@ -46,7 +52,7 @@ func (c *compiler) checkAddress(m *configv1.Listen) (network, address string) {
 		}
 		return "unix", path
 	}
-	host, ok := c.hostPort(field, m.GetCheck(), ` or "unix:///path"`)
+	host, ok := c.hostPort(field, m.GetCheck())
 	if ok && !isLoopback(host) && m.GetTls() == nil {
 		c.report(field, "an address off loopback without tls", "set listen.tls, or listen on a unix socket or on 127.0.0.1")
 	}
@@ -54,14 +60,33 @@ func (c *compiler) checkAddress(m *configv1.Listen) (network, address string) {
 }
 
 // hostPort reports what is no address to listen on. An empty host is every address of the machine.
-func (c *compiler) hostPort(field, address, alternative string) (host string, ok bool) {
+func (c *compiler) hostPort(field, address string) (host string, ok bool) {
 	host, port, err := net.SplitHostPort(address)
-	number, portErr := strconv.ParseUint(port, 10, 16)
-	if err != nil || portErr != nil || strconv.FormatUint(number, 10) != port || strings.ContainsAny(host, " /@") {
-		c.report(field, "not an address to listen on", `write "host:port", the port as a number up to 65535`+alternative)
+	if err != nil || !isPort(port) || strings.ContainsAny(host, " /@") {
+		c.report(field, "not an address to listen on", addressRemedy(field, address))
 		return "", false
 	}
 	return host, true
+}
+
+// addressRemedy says what to write where there is no address to listen on.
+func addressRemedy(field, text string) string {
+	switch {
+	case isPort(text) && field == healthField:
+		return fmt.Sprintf(`write ":%s" or "127.0.0.1:%[1]s", in quotes`, text)
+	case isPort(text):
+		return fmt.Sprintf(`write "127.0.0.1:%s", in quotes, or "unix:///path"`, text)
+	case field == healthField:
+		return `write "host:port", the port as a number up to 65535, or "none"`
+	case strings.HasPrefix(text, "/") && len(text) <= maxShown-len("unix://") && show(text) != "":
+		return "write " + show("unix://"+text)
+	}
+	return `write "host:port", the port as a number up to 65535, or "unix:///path"`
+}
+
+func isPort(text string) bool {
+	number, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && strconv.FormatUint(number, 10) == text
 }
 
 // isLoopback says of a host whether it is this machine and no other can reach it.

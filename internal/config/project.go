@@ -100,8 +100,12 @@ func (c *compiler) baseURL(path string, m *configv1.Project) string {
 	if m.GetApiBaseUrl() == "" {
 		return cmp.Or(customURL(m), vendorURL(m.GetProjectId()))
 	}
-	c.secureURL(childPath(path, "api_base_url"), m.GetApiBaseUrl())
-	return strings.TrimRight(m.GetApiBaseUrl(), "/")
+	field, base := childPath(path, "api_base_url"), strings.TrimRight(m.GetApiBaseUrl(), "/")
+	c.secureURL(field, m.GetApiBaseUrl())
+	if strings.HasSuffix(base, "/v1") || strings.HasSuffix(base, "/v1/b2b") {
+		c.report(field, "ends in what every call adds to it", "end it before /v1")
+	}
+	return base
 }
 
 func (c *compiler) keySetURL(path string, m *configv1.Project, baseURL string) string {

@@ -25,6 +25,8 @@ func (c *compiler) secret(path string, m *configv1.Project) session.Secret {
 	switch {
 	case c.found[path] || c.found[file] || c.found[env] || m.GetSecretFile() == "" && m.GetSecretEnv() == "":
 		return "" // reported already
+	case c.withoutFiles && m.GetSecretFile() != "":
+		return ""
 	case m.GetSecretFile() != "":
 		data, err := readFile(c.path(m.GetSecretFile()), maxSecret)
 		if err != nil {
@@ -35,6 +37,9 @@ func (c *compiler) secret(path string, m *configv1.Project) session.Secret {
 	}
 	if !variableName.MatchString(m.GetSecretEnv()) {
 		c.report(env, "not the name of an environment variable", "name the variable, and never write the secret itself here")
+		return ""
+	}
+	if c.withoutFiles {
 		return ""
 	}
 	value, ok := os.LookupEnv(m.GetSecretEnv())

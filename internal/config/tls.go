@@ -90,9 +90,10 @@ func (c *compiler) authorities(field, name string) *x509.CertPool {
 	return pool
 }
 
-// read reads a file that a field names; it says false if the field is faulty, which is reported by then.
+// read reads a file that a field names; it says false if the field is faulty, which is reported by then, and where no
+// files are to be read.
 func (c *compiler) read(field, name string) ([]byte, bool) {
-	if c.found[field] || name == "" {
+	if c.found[field] || name == "" || c.withoutFiles {
 		return nil, false
 	}
 	data, err := readFile(c.path(name), maxFileSize)

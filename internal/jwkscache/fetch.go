@@ -61,7 +61,7 @@ func (c *Cache) get(ctx context.Context) ([]byte, http.Header, error) {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, nil, fmt.Errorf("%w: %s answered %d", errStatus, c.config.URL, response.StatusCode)
+		return nil, nil, fmt.Errorf("%w: %s answered %d%s", errStatus, c.config.URL, response.StatusCode, hint(response.StatusCode))
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
 	if err != nil {
@@ -71,6 +71,14 @@ func (c *Cache) get(ctx context.Context) ([]byte, http.Header, error) {
 		return nil, nil, fmt.Errorf("%w: %s", errTooLarge, c.config.URL)
 	}
 	return body, response.Header, nil
+}
+
+// hint says what an operator should look at first.
+func hint(status int) string {
+	if status == http.StatusNotFound {
+		return ": the project id, the product or the URL is wrong"
+	}
+	return ""
 }
 
 // freshness is the time until the next fetch by Cache-Control (RFC 9111, section 5.2.2), within bounds. A max-age that is

@@ -130,7 +130,7 @@ func (c *Cache) announceFailure(current *snapshot, err error, out *outage) {
 func (c *Cache) announceSuccess(before, after *snapshot, out *outage) {
 	log := c.config.Logger
 	if out.failures > 0 {
-		log.Info("key set fetch recovered", "failures", out.failures, "after", time.Since(out.since))
+		log.Info("key set fetch recovered", "failures", out.failures, "after_seconds", int(time.Since(out.since).Seconds()))
 	}
 	if before == nil {
 		log.Info("key set loaded", "keys", len(after.keys), "dropped", after.dropped)

@@ -18,7 +18,7 @@ var (
 	// ErrUnknownKey: an up-to-date key set has no such key.
 	ErrUnknownKey = errors.New("session JWT names an unknown key")
 	// ErrKeysUnavailable: whether there is such a key could not be learnt. It wraps the reason.
-	ErrKeysUnavailable = errors.New("key set is unavailable")
+	ErrKeysUnavailable = errors.New("the key that a session JWT names could not be learnt")
 	// ErrForged: the signature is not the key's.
 	ErrForged = errors.New("session JWT is forged")
 	// ErrClaims: authentic, but not a session of this project, or not readable in one way only.

@@ -47,7 +47,7 @@ func (c *condition) note(res result, now time.Time) {
 		c.logger.Error("session API refuses the project's secret", "error", res.err)
 	case res.outcome != secretRefused && !c.failing:
 		c.failing = true
-		c.logger.Warn("session API could not be asked", "error", res.err)
+		c.logger.Warn("session API is failing", "error", res.err)
 	}
 }
 

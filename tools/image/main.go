@@ -50,6 +50,6 @@ func run(c config, out string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(digest)
+	fmt.Printf("%s: authz-sidecar:%s for linux/amd64, %s\n", out, c.version, digest)
 	return nil
 }

@@ -20,8 +20,13 @@ type done struct{}
 
 func (s *Server) controlEndpoints() []controlEndpoint {
 	const session = `"session_id":"session-test-…"`
+	subject, logIn := "user-test-mallory", `{"user_id":"user-test-ada","roles":["editor"],"session_duration":"1h"}`
+	if s.isB2B() {
+		subject, logIn = "member-test-mallory", `{"member_id":"member-test-ada","organization_id":"organization-test-acme",`+
+			`"organization_slug":"acme","roles":["editor"],"session_duration":"1h"}`
+	}
 	return []controlEndpoint{
-		{"POST", "log_in", "start a session; every field is optional", `{"user_id":"user-test-ada","roles":["editor"],"session_duration":"1h"}`,
+		{"POST", "log_in", "start a session; every field is optional", logIn,
 			body(func(in LogIn) (any, error) { return s.LogIn(in) })},
 		{"POST", "revoke", "end a session", `{` + session + `}`,
 			body(func(in sessionRequest) (any, error) { return done{}, s.Revoke(in.SessionID) })},
@@ -35,7 +40,7 @@ func (s *Server) controlEndpoints() []controlEndpoint {
 			body(func(in customClaimsRequest) (any, error) { return done{}, s.MergeClaims(in.SessionID, in.CustomClaims) })},
 		{"POST", "mint", "a JWT of a session, dead or alive, as if issued at issued_at or age ago", `{` + session + `,"age":"10m"}`,
 			body(s.controlMint)},
-		{"POST", "sign", "sign any claims, with any header, under any key of the project", `{"claims":{"sub":"user-test-mallory"}}`,
+		{"POST", "sign", "sign any claims, with any header, under any key of the project", `{"claims":{"sub":"` + subject + `"}}`,
 			body(s.controlSign)},
 		{"POST", "rotate_keys", "sign with a new key; with overlap the key set keeps the old ones", `{"overlap":true}`,
 			body(func(in rotateRequest) (any, error) {

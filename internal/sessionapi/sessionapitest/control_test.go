@@ -125,13 +125,23 @@ func TestControlErrorsNameTheField(t *testing.T) {
 }
 
 func TestManualListsEveryControlEndpointAndItsExamplesWork(t *testing.T) {
-	e := start(t, sessionapitest.Config{})
+	for product, own := range map[string][]string{
+		sessionapitest.Consumer: {"user_id"},
+		sessionapitest.B2B:      {"member_id", "organization_id", "organization_slug"},
+	} {
+		t.Run(product, func(t *testing.T) { assertManual(t, product, own) })
+	}
+}
+
+// assertManual runs every example of one product's manual, which has words of its own.
+func assertManual(t *testing.T, product string, own []string) {
+	e := start(t, sessionapitest.Config{Product: product})
 	login := e.logIn(sessionapitest.LogIn{})
 	status, text, _, err := e.get(t.Context(), "/emulator/")
 	if status != 200 || err != nil {
 		t.Fatalf("got %d %v", status, err)
 	}
-	for _, word := range []string{"development only", sessionapitest.DefaultProjectID, sessionapitest.DefaultSecret} {
+	for _, word := range append(own, "development only", sessionapitest.DefaultProjectID, sessionapitest.DefaultSecret) {
 		if !strings.Contains(text, word) {
 			t.Errorf("the manual does not say %q", word)
 		}

@@ -691,7 +691,7 @@ type Match struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The path, or its beginning up to a segment border: "/admin" is for /admin, /admin/ and /admin/users, not for
 	// /administrator. Compared with case, without the query, after percent-encoded characters that may stand as they are
-	// have been decoded (/%61dmin is /admin). There are no wildcards. Required.
+	// have been decoded (/%61dmin is /admin). "/admin/" is the same as "/admin". There are no wildcards. Required.
 	PathPrefix string `protobuf:"bytes,1,opt,name=path_prefix,json=pathPrefix,proto3" json:"path_prefix,omitempty"`
 	// The methods, in capitals; GET covers HEAD. Default: all.
 	Methods       []string `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty"`
