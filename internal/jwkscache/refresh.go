@@ -63,7 +63,7 @@ func (c *Cache) round(ctx context.Context, out *outage) {
 	if ctx.Err() != nil {
 		return // a fetch that was called off says nothing
 	}
-	c.metrics.countFetch(answer, err)
+	defer c.metrics.countFetch(answer, err) // once what it brought can be seen
 
 	before := c.current.Load()
 	if err != nil {
