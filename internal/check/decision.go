@@ -41,7 +41,7 @@ const (
 	SessionNotFound
 	// CredentialRefused: the session API refused the credential.
 	CredentialRefused
-	// ExchangeMismatch: the session API answered with another session, or a JWT that does not verify. An alarm.
+	// ExchangeMismatch: the session API answered with another session, or a JWT that is forged or no session. An alarm.
 	ExchangeMismatch
 	// AmbiguousCredential: the request carries credentials that contradict each other.
 	AmbiguousCredential

@@ -16,7 +16,8 @@ var (
 	ErrCredentialRefused = errors.New("credential refused by the session API")
 	// ErrForbidden: the session lives, but may not be used.
 	ErrForbidden = errors.New("forbidden by the session API")
-	// ErrMismatch: the API said yes, but its JWT does not verify or is about another session. An alert.
+	// ErrMismatch: the API said yes, but its JWT is forged, no session of the project, or of another session. An alert. One
+	// that only our clock or our keys cannot prove is ErrUnavailable.
 	ErrMismatch = errors.New("session API's answer does not fit the request")
 	// ErrUnavailable: the API could not be asked; nothing is known about the credential.
 	ErrUnavailable = errors.New("session API could not be asked")
