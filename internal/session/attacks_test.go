@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -598,6 +599,112 @@ func TestIdentity(t *testing.T) {
 	judge(t, cases)
 }
 
+func TestFactors(t *testing.T) {
+	h, c := header().json(), consumerClaims()
+	factors := func(v any) string {
+		return sign(h, c.with(sessionName, sessionFields().with("authentication_factors", v)).json())
+	}
+	factor := fields{"type": "otp", "delivery_method": "sms", "last_authenticated_at": "2025-10-01T09:41:40.935673870Z"}
+	one := func(pairs ...any) string { return factors([]fields{factor.with(pairs...)}) }
+	text := func(factor string) string { return factors([]raw{raw(factor)}) }
+	many := func(n int) string { return factors(slices.Repeat([]fields{{"type": "otp"}}, n)) }
+	long := strings.Repeat("x", 64)
+	judge(t, []attack{
+		{"0 one factor", one(), nil},
+		{"65 Authentication_Factors beside authentication_factors",
+			sign(h, c.with(sessionName, sessionFields().with("Authentication_Factors", []fields{factor, factor})).json()), session.ErrClaims},
+		{"65 Authentication_Factors instead", sign(h, c.with(sessionName, sessionFields().with("authentication_factors", nil,
+			"Authentication_Factors", []fields{factor})).json()), session.ErrClaims},
+		{"65 authentication_factorſ beside it", sign(h, c.with(sessionName,
+			raw(sessionFields().plus(`"authentication_factor\u017f":[]`))).json()), session.ErrClaims},
+		{"65 authentication_factors as a custom claim are not the session's", sign(h, c.with("authentication_factors", 1).json()), nil},
+		{"65 Type beside type", one("Type", "password"), session.ErrClaims},
+		{"65 Type instead of type", one("type", nil, "Type", "otp"), session.ErrClaims},
+		{"65 DELIVERY_METHOD beside delivery_method", one("DELIVERY_METHOD", "email"), session.ErrClaims},
+		{"65 laſt_authenticated_at beside it", one("laſt_authenticated_at", "2025-10-01T09:41:40Z"), session.ErrClaims},
+		{"65 another member beside them", one("types", "password", "created_at", 5), nil},
+		{"65 Email_factor beside email_factor is the vendor's", one("email_factor", fields{}, "Email_factor", nested(2)), nil},
+		{"64 duplicate authentication_factors",
+			sign(h, c.with(sessionName, raw(sessionFields().plus(`"authentication_factors":[]`))).json()), session.ErrClaims},
+		{"64 duplicate type", text(factor.plus(`"type":"otp"`)), session.ErrClaims},
+		{"64 duplicate type, escaped", text(factor.plus(`"\u0074ype":"password"`)), session.ErrClaims},
+		{"64 type escaped once and alone", text(`{"\u0074ype":"\u006ftp"}`), nil},
+		{"64 duplicate inside a factor, deep", text(factor.plus(`"x":[{"y":1,"\u0079":2}]`)), session.ErrClaims},
+		{"64 one factor twice", factors([]fields{factor, factor}), nil},
+		{"88 factors missing", factors(nil), nil},
+		{"88 factors null", factors(raw("null")), nil},
+		{"88 factors empty", factors([]fields{}), nil},
+		{"88 factors an object", factors(factor), session.ErrClaims},
+		{"88 factors a string", factors("otp"), session.ErrClaims},
+		{"88 factors true", factors(true), session.ErrClaims},
+		{"88 factors a number", factors(2), session.ErrClaims},
+		{"88 factors strings", factors([]string{"otp", "sms"}), session.ErrClaims},
+		{"88 factors nested", factors([][]fields{{factor}}), session.ErrClaims},
+		{"88 a good factor and null", factors([]any{factor, nil}), session.ErrClaims},
+		{"88 null and a good factor", factors([]any{nil, factor}), session.ErrClaims},
+		{"88 a factor of nothing", factors([]fields{{}}), session.ErrClaims},
+		{"88 32 factors", many(32), nil},
+		{"88 33 factors", many(33), session.ErrClaims},
+		{"88 300 factors", many(300), session.ErrClaims},
+		{"88 type alone", text(`{"type":"otp"}`), nil},
+		{"88 type missing", one("type", nil), session.ErrClaims},
+		{"88 type null", one("type", raw("null")), session.ErrClaims},
+		{"88 type empty", one("type", ""), session.ErrClaims},
+		{"88 type a number", one("type", 1), session.ErrClaims},
+		{"88 type an array", one("type", []string{"otp"}), session.ErrClaims},
+		{"88 type with NUL", one("type", "otp\x00"), session.ErrClaims},
+		{"88 type with CR LF", one("type", "otp\r\nx: y"), session.ErrClaims},
+		{"88 type with a space", one("type", "otp "), session.ErrClaims},
+		{"88 type beyond ASCII", one("type", "ötp"), session.ErrClaims},
+		{"88 type of 64 bytes", one("type", long), nil},
+		{"88 type of 65 bytes", one("type", long+"x"), session.ErrClaims},
+		{"88 delivery_method missing", one("delivery_method", nil), nil},
+		{"88 delivery_method null", one("delivery_method", raw("null")), nil},
+		{"88 delivery_method empty", one("delivery_method", ""), nil},
+		{"88 delivery_method a number", one("delivery_method", 1), session.ErrClaims},
+		{"88 delivery_method false", one("delivery_method", false), session.ErrClaims},
+		{"88 delivery_method an array", one("delivery_method", []string{"sms"}), session.ErrClaims},
+		{"88 delivery_method with NUL", one("delivery_method", "sms\x00"), session.ErrClaims},
+		{"88 delivery_method of 64 bytes", one("delivery_method", long), nil},
+		{"88 delivery_method of 65 bytes", one("delivery_method", long+"x"), session.ErrClaims},
+		{"88 last_authenticated_at missing", one("last_authenticated_at", nil), nil},
+		{"88 last_authenticated_at null", one("last_authenticated_at", raw("null")), nil},
+		{"88 last_authenticated_at in another zone", one("last_authenticated_at", "2025-10-01T11:41:40.5+02:00"), nil},
+		{"88 last_authenticated_at in the future", one("last_authenticated_at", "2999-10-01T09:41:40Z"), nil},
+		{"88 last_authenticated_at empty", one("last_authenticated_at", ""), session.ErrClaims},
+		{"88 last_authenticated_at a number", one("last_authenticated_at", issued.Unix()), session.ErrClaims},
+		{"88 last_authenticated_at without a zone", one("last_authenticated_at", "2025-10-01T09:41:40"), session.ErrClaims},
+		{"88 last_authenticated_at with a comma", one("last_authenticated_at", "2025-10-01T09:41:40,5Z"), session.ErrClaims},
+		{"88 last_authenticated_at with one digit of an hour", one("last_authenticated_at", "2025-10-01T9:41:40Z"), session.ErrClaims},
+		{"88 last_authenticated_at somebody's zero", one("last_authenticated_at", "0001-01-01T00:00:00Z"), session.ErrClaims},
+		{"88 last_authenticated_at on a day that is none", one("last_authenticated_at", "2025-02-30T09:41:40Z"), session.ErrClaims},
+		{"88 last_authenticated_at with NUL", one("last_authenticated_at", "2025-10-01T09:41:40Z\x00"), session.ErrClaims},
+		{"67 a factor of depth 16", one("x", nested(12)), nil},
+		{"67 a factor of depth 17", one("x", nested(13)), session.ErrClaims},
+		{"67 a factor with many members", text(factor.plus(members(300))), nil},
+		{"67 a factor with many members, the last one twice", text(factor.plus(members(300) + `,"299":0`)), session.ErrClaims},
+	})
+}
+
+func TestCustomClaims(t *testing.T) {
+	h, c := header().json(), consumerClaims()
+	text := func(member string) string { return sign(h, c.plus(member)) }
+	judge(t, []attack{
+		{"65 Plan beside plan", text(`"plan":"free","Plan":"pro"`), nil},
+		{"62 plan twice", text(`"plan":"free","plan":"pro"`), session.ErrClaims},
+		{"63 plan twice, escaped", text(`"plan":"free","\u0070lan":"pro"`), session.ErrClaims},
+		{"64 a name inside a claim twice", text(`"plan":{"a":[{"b":1,"b":1}]}`), session.ErrClaims},
+		{"60 a claim without a name", text(`"":1`), nil},
+		{"67 an escaped NUL in a claim", text(`"plan":"\u0000"`), nil},
+		{"67 a NUL in a claim", text("\"plan\":\"\x00\""), session.ErrClaims},
+		{"65 jti is not custom", text(`"jti":"x"`), nil},
+		{"65 JTI beside jti", text(`"jti":"x","JTI":"y"`), session.ErrClaims},
+		{"65 JTI", text(`"JTI":"y"`), session.ErrClaims},
+		{"73 a claim of 300 digits", text(`"n":` + strings.Repeat("9", 300)), nil},
+		{"73 a claim of more digits than a double has", text(`"n":` + strings.Repeat("9", 310)), session.ErrClaims},
+	})
+}
+
 func TestOrganization(t *testing.T) {
 	h, c := header().json(), b2bClaims()
 	with := func(pairs ...any) string { return sign(h, c.with(pairs...).json()) }
@@ -649,6 +756,8 @@ func TestErrorsDoNotQuote(t *testing.T) {
 		sign(h.json(), c.plus(`"canary":1,"canary":2`)), sign(h.json(), c.with("exp", canary).json()),
 		sign(h.json(), c.with(sessionName, sessionFields().with("expires_at", canary)).json()),
 		sign(h.json(), c.with(sessionName, json.RawMessage(`{"Id":"canary"}`)).json()),
+		sign(h.json(), c.with(sessionName, sessionFields().with("authentication_factors", canary)).json()),
+		sign(h.json(), c.with(sessionName, sessionFields().with("authentication_factors", []fields{{"type": canary + " "}})).json()),
 	} {
 		if _, err := v.Verify(t.Context(), token, issued); err == nil || strings.Contains(err.Error(), canary) {
 			t.Errorf("error of %s: %v", token, err)

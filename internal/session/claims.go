@@ -21,6 +21,10 @@ const (
 	maxTextLength = 256
 	// maxRoles bounds what the upstream may be handed.
 	maxRoles = 256
+	// maxFactors bounds what is judged on every request; the vendor knows about a dozen types.
+	maxFactors = 32
+	// maxFactorLength bounds a factor's type and delivery method; the vendor's are below 30 bytes.
+	maxFactorLength = 64
 )
 
 // readHeader returns the kid of a JOSE header (RFC 7515, section 4) that is the vendor's. What would change how the token
@@ -66,7 +70,7 @@ type claims struct {
 // readClaims reads a payload whose signature is good. What it does not know is a custom claim and tolerated. Not checked
 // here: whether now is within its times.
 func (v *Verifier) readClaims(payload string) (*claims, error) {
-	o, err := readObject(payload, "iss", "aud", "sub", "iat", "nbf", "exp", sessionClaim, organizationClaim)
+	o, err := readObject(payload, reserved[:]...)
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +90,7 @@ func (v *Verifier) readClaims(payload string) (*claims, error) {
 	if err := c.readSession(o.get(sessionClaim)); err != nil {
 		return nil, fmt.Errorf("session: %w", err)
 	}
+	c.session.Claims = customClaims(o)
 	return c, nil
 }
 
@@ -159,38 +164,79 @@ func (c *claims) readSubject(o object) error {
 
 func (c *claims) readSession(text value) error {
 	s := &c.session
-	o, err := readObject(string(text), "id", "expires_at", "roles")
+	o, err := readObject(string(text), "id", "expires_at", "roles", "authentication_factors")
 	if err != nil {
 		return err
 	}
+	var ok bool
 	if s.ID, _ = o.get("id").string(); !isID(s.ID) {
 		return errors.New("id is not an id")
 	}
 	if expires := o.get("expires_at"); expires != "" {
-		if s.EndsAt, err = parseTime(expires); err != nil {
-			return err
+		if s.EndsAt, ok = parseTime(expires); !ok {
+			return errors.New("expires_at is not a time")
 		}
 	}
-	roles := o.get("roles")
-	if roles == "" || roles == "null" {
-		return nil
+	if roles := o.get("roles"); !roles.isNone() {
+		if s.Roles, ok = roles.strings(); !ok || len(s.Roles) > maxRoles || slices.ContainsFunc(s.Roles, isTooLong) {
+			return errors.New("roles are not strings, too many or too long")
+		}
 	}
-	var ok bool
-	if s.Roles, ok = roles.strings(); !ok || len(s.Roles) > maxRoles || slices.ContainsFunc(s.Roles, isTooLong) {
-		return errors.New("roles are not strings, too many or too long")
+	if factors := o.get("authentication_factors"); !factors.isNone() {
+		if s.Factors, err = readFactors(factors); err != nil {
+			return fmt.Errorf("authentication_factors: %w", err)
+		}
 	}
 	return nil
 }
 
+func readFactors(text value) (factors []Factor, err error) {
+	isArray := text.each(func(item value) {
+		if err != nil || len(factors) > maxFactors {
+			return
+		}
+		var f Factor
+		f, err = readFactor(item)
+		factors = append(factors, f)
+	})
+	if !isArray || len(factors) > maxFactors {
+		return nil, errors.New("not an array, or too many")
+	}
+	return factors, err
+}
+
+// readFactor takes null for absent where absent is fine: what a factor does not say only makes it count for less.
+func readFactor(text value) (f Factor, err error) {
+	o, err := readObject(string(text), "type", "delivery_method", "last_authenticated_at")
+	if err != nil {
+		return f, err
+	}
+	var ok bool
+	if f.Type, _ = o.get("type").string(); !isID(f.Type) || len(f.Type) > maxFactorLength {
+		return f, errors.New("type is not a name")
+	}
+	if method := o.get("delivery_method"); !method.isNone() {
+		if f.DeliveryMethod, ok = method.string(); !ok || len(f.DeliveryMethod) > maxFactorLength || !isGraphic(f.DeliveryMethod) {
+			return f, errors.New("delivery_method is not a name")
+		}
+	}
+	if at := o.get("last_authenticated_at"); !at.isNone() {
+		if f.AuthenticatedAt, ok = parseTime(at); !ok {
+			return f, errors.New("last_authenticated_at is not a time")
+		}
+	}
+	return f, nil
+}
+
 // parseTime reads a time of RFC 3339 and of our time: before 1970 is somebody's zero. The two shapes that it checks are
 // those that package time takes though the RFC has them not (https://go.dev/issue/54580).
-func parseTime(v value) (time.Time, error) {
+func parseTime(v value) (time.Time, bool) {
 	text, _ := v.string()
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil || t.Unix() < 1 || text[13] != ':' || strings.Contains(text, ",") {
-		return time.Time{}, errors.New("expires_at is not a time")
+		return time.Time{}, false
 	}
-	return t.UTC(), nil
+	return t.UTC(), true
 }
 
 func isTooLong(s string) bool { return len(s) > maxTextLength }

@@ -86,19 +86,27 @@ func (v value) string() (string, bool) {
 	return s, err == nil
 }
 
+// isNone reports whether a member that is optional does not say anything.
+func (v value) isNone() bool { return v == "" || v == "null" }
+
+// each calls f with the items of a JSON array, and reports whether it is one.
+func (v value) each(f func(item value)) bool {
+	if v == "" || v[0] != '[' {
+		return false
+	}
+	r := reader{text: string(v)}
+	return r.array(1, f) == nil
+}
+
 // strings returns the texts of a JSON array of nothing but strings.
 func (v value) strings() ([]string, bool) {
-	if v == "" || v[0] != '[' {
-		return nil, false
-	}
 	var list []string
-	ok := true
-	r := reader{text: string(v)}
-	err := r.array(1, func(item value) {
+	all := true
+	ok := v.each(func(item value) {
 		s, isString := item.string()
-		list, ok = append(list, s), ok && isString
+		list, all = append(list, s), all && isString
 	})
-	return list, ok && err == nil
+	return list, ok && all
 }
 
 // seconds returns a positive integer of at most 2^53 − 1 in plain digits. A NumericDate may have a fraction or an exponent by
@@ -109,6 +117,32 @@ func (v value) seconds() (int64, bool) {
 	}
 	n, err := strconv.ParseInt(string(v), 10, 64)
 	return n, err == nil && n < 1<<53
+}
+
+// decode returns a value, which must not be empty, as Claims.Get does. Its work is the text times its depth at most.
+func (v value) decode() any {
+	switch v[0] {
+	case '{':
+		r, members := reader{text: string(v)}, map[string]any{}
+		_ = r.object(1, func(name string, v value) { members[name] = v.decode() })
+		return members
+	case '[':
+		items := []any{}
+		v.each(func(item value) { items = append(items, item.decode()) })
+		return items
+	case '"':
+		s, _ := v.string()
+		return s
+	case 't', 'f':
+		return v == "true"
+	case 'n':
+		return nil
+	}
+	if n, err := strconv.ParseInt(string(v), 10, 64); err == nil {
+		return n
+	}
+	f, _ := strconv.ParseFloat(string(v), 64)
+	return f
 }
 
 // reader scans a text of valid UTF-8 from left to right. Each method expects its value to begin at the current byte,

@@ -7,6 +7,10 @@
 // a JWT that is forged costs at most one RSA operation, and ErrExpired is only ever said of an authentic one: it is the
 // one error that is worth a call to the session API. Nothing is remembered from call to call.
 //
+// A Session holds what the JWT says of itself, of the session with its roles and authentication factors, and of whose it
+// is; these are read strictly, so that one of another type, out of bounds or under a name of another case makes the JWT
+// unacceptable. It also holds the custom claims, which may be any JSON and are decoded only when asked for.
+//
 // JSON is read by a reader of its own, because encoding/json folds the case of names, keeps the last of two members of
 // one name and mends invalid UTF-8: each lets two programs see two identities in one token.
 package session
@@ -43,6 +47,10 @@ type Session struct {
 	OrganizationSlug string
 	// Roles may be empty. They hold what an operator named them: any text, not only what fits a header.
 	Roles []string
+	// Factors are how the session's user has authenticated, in the JWT's order; may be empty, and holds 32 at most.
+	Factors []Factor
+	// Claims are the custom claims.
+	Claims Claims
 	// KeyID is the kid under which the JWT was signed.
 	KeyID string
 	// IssuedAt and Expires are the JWT's iat and exp.
@@ -50,6 +58,16 @@ type Session struct {
 	Expires  time.Time
 	// EndsAt is when the session itself ends unless it is extended; zero if the JWT does not say.
 	EndsAt time.Time
+}
+
+// Factor is one authentication factor.
+type Factor struct {
+	// Type is what it is: "otp", "webauthn_registration", "password" and so on; printable ASCII without spaces, 64 bytes at most.
+	Type string
+	// DeliveryMethod is how it came: "sms", "email" and so on; as Type is, and may be empty.
+	DeliveryMethod string
+	// AuthenticatedAt is when it was last used; zero if the JWT does not say. It may lie in the future.
+	AuthenticatedAt time.Time
 }
 
 // TooOld reports whether the JWT is at least maxAge old. At a maxAge of 0 every JWT is, one from a clock that is ahead of

@@ -21,13 +21,15 @@ func TestSessionHoldsWhatTheTokenSays(t *testing.T) {
 		ProjectID: project, Product: session.Consumer,
 		ID: "session-test-1", Subject: "user-test-1", Roles: []string{"stytch_user", "editor"}, KeyID: kid,
 		IssuedAt: issued.UTC(), Expires: issued.Add(5 * time.Minute).UTC(),
-		EndsAt: time.Date(2025, 10, 31, 9, 41, 40, 935673870, time.UTC),
+		EndsAt:  time.Date(2025, 10, 31, 9, 41, 40, 935673870, time.UTC),
+		Factors: []session.Factor{{Type: "otp", DeliveryMethod: "email", AuthenticatedAt: issued.UTC()}},
+		Claims:  parseClaims(t, `{"any_custom_claim":"top-level"}`),
 	}
 	b2b := consumer
 	b2b.Product, b2b.Subject = session.B2B, "member-test-1"
 	b2b.OrganizationID, b2b.OrganizationSlug = "organization-test-1", "acme"
 	bare := consumer
-	bare.Roles, bare.EndsAt = nil, time.Time{}
+	bare.Roles, bare.EndsAt, bare.Factors, bare.Claims = nil, time.Time{}, nil, session.Claims{}
 	escaped := consumer
 	escaped.Roles = []string{"ü😀\n"}
 
@@ -39,7 +41,8 @@ func TestSessionHoldsWhatTheTokenSays(t *testing.T) {
 	}{
 		{"a user's", consumerConfig(), consumerClaims().json(), consumer},
 		{"a member's", b2bConfig(), b2bClaims().json(), b2b},
-		{"an old one that says the least", consumerConfig(), consumerClaims().with(sessionName, fields{"id": "session-test-1"}).json(), bare},
+		{"an old one that says the least", consumerConfig(), consumerClaims().with(
+			sessionName, fields{"id": "session-test-1"}, "any_custom_claim", nil, "jti", "x").json(), bare},
 		{"one with an escaped role", consumerConfig(), consumerClaims().with(sessionName,
 			raw(sessionFields().with("roles", nil).plus(`"roles":["\u00fc\ud83d\ude00\n"]`))).json(), escaped},
 	} {
@@ -245,6 +248,8 @@ func FuzzVerify(f *testing.F) {
 	f.Add(h, c.with("aud", project, "nbf", nil).json(), "=")
 	f.Add(header().with("x5t", "x", "y", raw("1e400")).json(), c.json(), "")
 	f.Add(header().with("kid", nil).plus(`"\u212aid":"jwk-test-1"`), " "+c.json()+"\n", ".")
+	f.Add(h, c.plus(`"n":[9007199254740993,-0,1e3,{"ü":null}],"Plan":"a","plan":true`), "")
+	f.Add(h, c.with(sessionName, sessionFields().with("authentication_factors", raw(`[{"type":"a","delivery_method":null},{"type":"b"}]`))).json(), "")
 	key := &signingKey().PublicKey
 	consumer, b2b := newVerifier(f, consumerConfig()), newVerifier(f, b2bConfig())
 	f.Fuzz(func(t *testing.T, header, payload, tail string) {
@@ -264,7 +269,12 @@ func FuzzVerify(f *testing.F) {
 				Subject string `json:"sub"`
 				Expires int64  `json:"exp"`
 				Session struct {
-					ID string `json:"id"`
+					ID      string `json:"id"`
+					Factors []struct {
+						Type           string     `json:"type"`
+						DeliveryMethod string     `json:"delivery_method"`
+						At             *time.Time `json:"last_authenticated_at"`
+					} `json:"authentication_factors"`
 				} `json:"https://stytch.com/session"`
 			}
 			if err := json.Unmarshal([]byte(payload), &claims); err != nil {
@@ -273,6 +283,17 @@ func FuzzVerify(f *testing.F) {
 			if claims.Subject != s.Subject || claims.Session.ID != s.ID || claims.Expires != s.Expires.Unix() {
 				t.Fatalf("encoding/json reads %+v, the verifier %+v", claims, s)
 			}
+			if len(claims.Session.Factors) != len(s.Factors) || len(s.Factors) > 32 {
+				t.Fatalf("encoding/json reads %d factors, the verifier %d", len(claims.Session.Factors), len(s.Factors))
+			}
+			for i, theirs := range claims.Session.Factors {
+				f := s.Factors[i]
+				if f.Type == "" || len(f.Type) > 64 || f.Type != theirs.Type || f.DeliveryMethod != theirs.DeliveryMethod ||
+					f.AuthenticatedAt.IsZero() != (theirs.At == nil) || theirs.At != nil && !f.AuthenticatedAt.Equal(*theirs.At) {
+					t.Fatalf("encoding/json reads %+v, the verifier %+v", theirs, f)
+				}
+			}
+			checkClaims(t, payload, s.Claims)
 		}
 	})
 }

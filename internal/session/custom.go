@@ -1,0 +1,100 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf16"
+)
+
+// reserved are the claims that are not custom: the registered ones (RFC 7519, section 4.1) and the vendor's.
+var reserved = [...]string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", sessionClaim, organizationClaim}
+
+// Claims are the custom claims of a session JWT: those that are neither registered (RFC 7519, section 4.1) nor the vendor's.
+// Two whose names differ by case are two claims. The zero Claims are none.
+//
+// They are kept as JSON text and decoded when asked for, since most requests ask for none. The vendor allows 4 KB of them;
+// what bounds them here is the length of the JWT.
+type Claims struct{ members object }
+
+// ParseClaims reads a JSON object as the claims of a JWT are read, for those who have claims without a JWT. Its error names a
+// reserved claim, and quotes nothing of the text.
+func ParseClaims(text string) (Claims, error) {
+	if len(text) > maxJWTLength {
+		return Claims{}, errors.New("custom claims: longer than 8192 bytes")
+	}
+	o, err := readObject(text)
+	if err != nil {
+		return Claims{}, fmt.Errorf("custom claims: %w", err)
+	}
+	for _, m := range o {
+		for _, name := range reserved {
+			if strings.EqualFold(m.name, name) { // as a JWT with it in another case is refused
+				return Claims{}, fmt.Errorf("custom claims: %s is reserved", name)
+			}
+		}
+	}
+	return customClaims(o), nil
+}
+
+// customClaims takes the members of a payload over and leaves the custom claims.
+func customClaims(o object) Claims {
+	o = slices.DeleteFunc(o, func(m member) bool { return slices.Contains(reserved[:], m.name) })
+	if len(o) == 0 {
+		return Claims{}
+	}
+	return Claims{o}
+}
+
+// Names are the names of the claims, in the JWT's order.
+func (c Claims) Names() []string {
+	names := make([]string, len(c.members))
+	for i, m := range c.members {
+		names[i] = m.name
+	}
+	return names
+}
+
+// Get returns a claim as string, bool, int64 (a plain integer that fits), float64, nil, []any or map[string]any. It is decoded
+// anew each time, and the caller's to change.
+func (c Claims) Get(name string) (any, bool) {
+	v := c.members.get(name)
+	if v == "" {
+		return nil, false
+	}
+	return v.decode(), true
+}
+
+// JSON returns a claim's own JSON text, without white space between tokens and in printable ASCII: what is beyond it is
+// escaped, so that a header can hold it.
+func (c Claims) JSON(name string) (string, bool) {
+	v := c.members.get(name)
+	return v.ascii(), v != ""
+}
+
+// ascii returns the text without white space outside of strings, and with \u escapes for what in them is not printable ASCII:
+// DEL too, which JSON allows and headers do not.
+func (v value) ascii() string {
+	if isGraphic(string(v)) {
+		return string(v)
+	}
+	b := make([]byte, 0, len(v)+len(v)/2)
+	inString, escaped := false, false
+	for _, c := range string(v) {
+		switch {
+		case !inString && (c == ' ' || c == '\t' || c == '\n' || c == '\r'):
+			continue
+		case c == '"' && !escaped:
+			inString = !inString
+		case c > '~':
+			for _, unit := range utf16.AppendRune(nil, c) {
+				b = fmt.Appendf(b, `\u%04x`, unit)
+			}
+			continue
+		}
+		escaped = c == '\\' && !escaped
+		b = append(b, byte(c))
+	}
+	return string(b)
+}
