@@ -341,7 +341,7 @@ func TestOnlyChangesAreLogged(t *testing.T) {
 func TestOutcomesAreThereFromTheStart(t *testing.T) {
 	b := newBench(t, always(200, ""))
 	for _, o := range []string{
-		"ok", "session_not_found", "credential_refused", "forbidden", "mismatch",
+		"ok", "session_not_found", "credential_refused", "forbidden", "not_authorized", "mismatch",
 		"secret_refused", "rate_limited", "unavailable", "shed", "panic",
 	} {
 		if n := b.metric("calls_total", o); n != 0 {

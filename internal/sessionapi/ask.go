@@ -15,6 +15,9 @@ func (c *Client) ask(ctx context.Context, r Request) result {
 	if err != nil {
 		return no(unavailable, "%v", err)
 	}
+	if r.Check != nil && a.isYes() && !a.authorized() {
+		return no(notAuthorized, "%s", a)
+	}
 	if a.status == 200 && a.SessionJWT != "" {
 		return c.prove(ctx, r, a)
 	}

@@ -72,6 +72,96 @@ func TestAgainstTheEmulator(t *testing.T) {
 	}
 }
 
+// TestPermissionsAndExtensionsAgainstTheEmulator has the emulator judge: by the policy, by the organization, and by the session
+// that ends later.
+func TestPermissionsAndExtensionsAgainstTheEmulator(t *testing.T) {
+	for _, product := range []session.Product{session.Consumer, session.B2B} {
+		t.Run(string(product), func(t *testing.T) {
+			e := newEmulator(t, product)
+			var ended []*session.Session
+			b := newBench(t, e.Transport(), func(c *sessionapi.Config) {
+				c.Product, c.Secret, c.Verify = e.product, secret, e.verifier.Verify
+				c.OnEnded = func(s *session.Session) { ended = append(ended, s) }
+			})
+			defer b.done()
+			login, err := e.LogIn(sessionapitest.LogIn{Roles: []string{"viewer"}, Duration: 20 * time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			proved, err := e.verifier.Verify(t.Context(), login.JWT, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			check := func(action string) *sessionapi.AuthorizationCheck {
+				return &sessionapi.AuthorizationCheck{OrganizationID: proved.OrganizationID, ResourceID: "documents", Action: action}
+			}
+			byJWT := sessionapi.Request{JWT: login.JWT, Session: proved}
+
+			byJWT.Check = check("write")
+			_, err = b.ask(byJWT)
+			wantOnly(t, err, sessionapi.ErrForbidden)
+			if product == session.B2B {
+				byJWT.Check = check("read")
+				byJWT.Check.OrganizationID = "organization-test-other"
+				_, err = b.ask(byJWT)
+				wantOnly(t, err, sessionapi.ErrForbidden)
+			}
+			for name, r := range map[string]sessionapi.Request{"by JWT": byJWT, "by token": {Token: login.Token}} {
+				r.Check = check("read")
+				x, err := b.ask(r)
+				if err != nil || x.Session.ID != login.SessionID {
+					t.Fatalf("%s: %+v, %v", name, x, err)
+				}
+				if !x.Session.EndsAt.Equal(proved.EndsAt) {
+					t.Errorf("%s: the session ends at %v, unasked", name, x.Session.EndsAt)
+				}
+				calls := b.calls.Load()
+				if _, err := b.ask(sessionapi.Request{JWT: x.JWT, Session: x.Session, Check: check("read")}); err != nil || b.calls.Load() != calls {
+					t.Errorf("%s: its new JWT costs a call (%v)", name, err)
+				}
+			}
+
+			byJWT.Check, byJWT.DurationMinutes = nil, 60
+			x, err := b.ask(byJWT)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left := time.Until(x.Session.EndsAt); left < 59*time.Minute || left > 60*time.Minute {
+				t.Errorf("the extended session ends in %v", left)
+			}
+
+			old, err := e.Mint(login.SessionID, time.Now().Add(-4*time.Minute))
+			if err != nil {
+				t.Fatal(err)
+			}
+			aging, err := e.verifier.Verify(t.Context(), old, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			soon := sessionapi.Request{JWT: old, Session: aging}
+			b.Ahead(t.Context(), soon)
+			b.Wait()
+			if x := b.Ahead(t.Context(), soon); x == nil || !x.Session.IssuedAt.After(aging.IssuedAt) {
+				t.Errorf("ahead: got %+v", x)
+			}
+
+			if err := e.Revoke(login.SessionID); err != nil {
+				t.Fatal(err)
+			}
+			soon.DurationMinutes = 5
+			b.Ahead(t.Context(), soon)
+			b.Wait()
+			if len(ended) != 1 || ended[0] != aging {
+				t.Errorf("heard of %v", ended)
+			}
+			if e := b.Ahead(t.Context(), sessionapi.Request{JWT: old, Session: aging}); e != nil {
+				t.Errorf("got %+v of a session that is known to have ended", e)
+			}
+			b.Wait()
+		})
+	}
+}
+
 // emulator is a project of the emulator and the verifier that knows its key.
 type emulator struct {
 	*sessionapitest.Server

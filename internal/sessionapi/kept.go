@@ -2,31 +2,34 @@ package sessionapi
 
 import (
 	"container/list"
+	"slices"
 	"time"
 )
 
-// kept holds the last exchanges by the credential that was traded, in the order of their coming. It is not safe for
+// kept holds the last exchanges by the request that they answer, in the order of their coming. It is not safe for
 // concurrent use: the client's mutex guards it.
 //
 // A key that the project withdraws is for the client to look at, and a revoked session for its caller, on every
 // request.
 type kept struct {
-	max   int
-	order *list.List // of keptExchange, oldest first
-	byKey map[key]*list.Element
+	max     int
+	order   *list.List // of keptExchange, oldest first
+	byKey   map[key]*list.Element
+	byOwner map[digest][]*list.Element // oldest first
 }
 
 type keptExchange struct {
 	key      key
 	exchange *Exchange
 	since    time.Time // when the call that brought it began
+	owners   [2]digest // the credential that was traded, and the session
 }
 
 func newKept(max int) *kept {
-	return &kept{max: max, order: list.New(), byKey: make(map[key]*list.Element)}
+	return &kept{max: max, order: list.New(), byKey: make(map[key]*list.Element), byOwner: make(map[digest][]*list.Element)}
 }
 
-// get returns the exchange of a credential if it is good for a rule with this maxAge, never for one of 0. Its age
+// get returns the exchange of a request if it is good for a rule with this maxAge, never for one of 0. Its age
 // counts from its iat and from the beginning of its call, whichever is longer ago: the second by the monotonic clock,
 // so that neither a set-back of ours nor an iat in the future makes it younger.
 func (k *kept) get(key key, now time.Time, maxAge time.Duration) *Exchange {
@@ -45,11 +48,15 @@ func (k *kept) get(key key, now time.Time, maxAge time.Duration) *Exchange {
 	return e.exchange
 }
 
-// put keeps an exchange in the place of an older one of the same credential, and makes room: JWTs live equally long, so
+// put keeps an exchange in the place of an older one of an equal request, and makes room: JWTs live equally long, so
 // what has expired is at the front, and what is at the front is worth least.
-func (k *kept) put(key key, e *Exchange, now time.Time) {
+func (k *kept) put(key key, e *Exchange, now time.Time, owners [2]digest) {
 	k.drop(key)
-	k.byKey[key] = k.order.PushBack(keptExchange{key, e, now})
+	el := k.order.PushBack(keptExchange{key, e, now, owners})
+	k.byKey[key] = el
+	for _, o := range owners {
+		k.byOwner[o] = append(k.byOwner[o], el)
+	}
 	for el := k.order.Front(); el != nil && (k.order.Len() > k.max || el.Value.(keptExchange).expired(now)); el = k.order.Front() {
 		k.remove(el)
 	}
@@ -67,8 +74,25 @@ func (k *kept) drop(key key) {
 	}
 }
 
+// dropOwned drops those of an owner's whose key matches.
+func (k *kept) dropOwned(owner digest, match func(key) bool) {
+	for _, el := range slices.Clone(k.byOwner[owner]) {
+		if match(el.Value.(keptExchange).key) {
+			k.remove(el)
+		}
+	}
+}
+
 func (k *kept) remove(el *list.Element) {
-	delete(k.byKey, k.order.Remove(el).(keptExchange).key)
+	e := k.order.Remove(el).(keptExchange)
+	delete(k.byKey, e.key)
+	for _, o := range e.owners {
+		i := slices.Index(k.byOwner[o], el)
+		k.byOwner[o] = slices.Delete(k.byOwner[o], i, i+1)
+		if len(k.byOwner[o]) == 0 {
+			delete(k.byOwner, o)
+		}
+	}
 }
 
 func (k *kept) len() int { return k.order.Len() }

@@ -6,7 +6,7 @@ import (
 )
 
 type metrics struct {
-	calls             *prometheus.CounterVec
+	calls, ahead      *prometheus.CounterVec
 	seconds           prometheus.Histogram
 	waiters, inFlight prometheus.Gauge
 	reused, joined    prometheus.Counter
@@ -18,8 +18,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		calls: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "authz_session_api_calls_total",
-			Help: "Calls to the session API by outcome: ok, session_not_found, credential_refused, forbidden, mismatch, secret_refused, rate_limited, unavailable, shed (not made: too many under way) or panic.",
+			Help: "Calls to the session API by outcome: ok, session_not_found, credential_refused, forbidden, not_authorized (a yes that does not grant the permission asked about), mismatch, secret_refused, rate_limited, unavailable, shed (not made: too many under way) or panic.",
 		}, []string{"outcome"}),
+		ahead: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "authz_session_api_ahead_total",
+			Help: "Requests whose JWT was to be traded ahead of its expiry, by result: started (a call), handed_over (the new JWT of an earlier one), under_way (an equal call), paused (traded for nothing less than 10 s ago) or shed (half of all calls are under way).",
+		}, []string{"result"}),
 		seconds: auto.NewHistogram(prometheus.HistogramOpts{
 			Name: "authz_session_api_call_seconds",
 			Help: "How long calls to the session API took, the proof of the answer included.",
@@ -45,6 +49,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	for _, o := range outcomes {
 		m.calls.WithLabelValues(string(o))
+	}
+	for _, r := range []string{started, handedOver, underWay, pausedAhead, shedAhead} {
+		m.ahead.WithLabelValues(r)
 	}
 	return m
 }

@@ -14,7 +14,7 @@ var (
 	ErrSessionNotFound = errors.New("session not found")
 	// ErrCredentialRefused: the API says that the credential itself is bad.
 	ErrCredentialRefused = errors.New("credential refused by the session API")
-	// ErrForbidden: the session lives, but may not be used.
+	// ErrForbidden: the session lives, but may not be used, or has not the permission that was asked about.
 	ErrForbidden = errors.New("forbidden by the session API")
 	// ErrMismatch: the API said yes, but its JWT is forged, no session of the project, or of another session. An alert. One
 	// that only our clock or our keys cannot prove is ErrUnavailable.
@@ -42,6 +42,7 @@ const (
 	sessionNotFound   outcome = "session_not_found"
 	credentialRefused outcome = "credential_refused"
 	forbidden         outcome = "forbidden"
+	notAuthorized     outcome = "not_authorized" // a 200 to a call with a Check, without a verdict that authorizes
 	mismatch          outcome = "mismatch"
 	secretRefused     outcome = "secret_refused"
 	rateLimited       outcome = "rate_limited"
@@ -50,7 +51,10 @@ const (
 	panicked          outcome = "panic"
 )
 
-var outcomes = []outcome{ok, sessionNotFound, credentialRefused, forbidden, mismatch, secretRefused, rateLimited, unavailable, shed, panicked}
+var outcomes = []outcome{
+	ok, sessionNotFound, credentialRefused, forbidden, notAuthorized, mismatch,
+	secretRefused, rateLimited, unavailable, shed, panicked,
+}
 
 // meanings is what the vendor's error answers mean, by status and error type together: a proxy's 404 says nothing about
 // a session, nor does a 500 that calls itself session_not_found. "*" stands for any beginning. An answer that is not
@@ -102,6 +106,7 @@ var refusals = map[outcome]error{
 	sessionNotFound:   ErrSessionNotFound,
 	credentialRefused: ErrCredentialRefused,
 	forbidden:         ErrForbidden,
+	notAuthorized:     ErrForbidden,
 	mismatch:          ErrMismatch,
 	secretRefused:     fmt.Errorf("%w: %w", ErrUnavailable, ErrSecretRefused),
 }

@@ -6,19 +6,20 @@
 //   - An Exchange holds a JWT that the project's own verifier has accepted, of the session that was asked about.
 //   - Equal requests share one call, and a call belongs to none of them: a caller that leaves, or whose deadline ends
 //     first, takes nothing along. The call goes on within its own limit and its answer serves the next request.
+//   - Requests are equal in all that is asked: credential, permission and extension. So an exchange never stands for a
+//     permission that its call did not ask about, and none comes of an answer that does not grant what was asked.
 //   - "No" and "could not ask" are never confused: only an answer that the vendor documents as being about the
 //     credential denies, everything else is ErrUnavailable.
 //   - Neither a credential nor the project's secret reaches a log, an error text or a map key.
 //
 // How: one mutex decides for each request between a kept exchange, a call under way and a new call. The call runs in a
 // goroutine of its own: it posts, classifies the answer (outcome.go has the table), proves the JWT and keeps the result.
+// Ahead makes the same calls before anybody must wait for one.
 package sessionapi
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,9 +52,13 @@ type Config struct {
 	Timeout time.Duration
 	// MaxCalls is how many calls may be under way. Required.
 	MaxCalls int
-	// KeptExchanges is how many exchanges are kept for requests that still carry the traded credential. Default 0:
-	// none.
+	// KeptExchanges is how many exchanges are kept for requests that still carry the traded credential; one that grants a
+	// permission counts twice, since it is kept for its own JWT too. Default 0: none, and Ahead does nothing.
 	KeptExchanges int
+	// OnEnded hears of a session that the API did not find, once for each call about a JWT; a token does not say of which
+	// session it is. It runs in the call's goroutine, under no lock and before anybody who waits gets the error, so it must be
+	// quick. The session is shared: read only. Default: nobody hears.
+	OnEnded func(*session.Session)
 	// Logger gets alerts and changes of state. Default: discard.
 	Logger *slog.Logger
 	// Registerer gets the metrics. Default: none.
@@ -64,14 +69,16 @@ type Config struct {
 type Client struct {
 	endpoint  string
 	cfg       Config
-	hashKey   [sha256.Size]byte
+	hashKey   digest
 	metrics   *metrics
 	condition *condition
 
-	// mu guards calls and kept, so that a request sees both at one instant and can never miss both.
-	mu    sync.Mutex
-	calls map[key]*call
-	kept  *kept
+	// mu guards the rest and what the comments at call say, so that a request sees calls and kept at one instant and can
+	// never miss both.
+	mu     sync.Mutex
+	calls  map[key]*call
+	kept   *kept
+	paused *pauses
 }
 
 // Request is one credential to trade.
@@ -79,8 +86,22 @@ type Request struct {
 	// JWT or Token, exactly one. A JWT must be authentic (verified, or refused with session.ErrExpired alone), a token
 	// within its alphabet and length: garbage must not cost a call.
 	JWT, Token string
-	// Session is what the JWT proved; nil for a Token. The answer must be about the same.
+	// Session is what the JWT proved; nil for a Token, but to Ahead what the JWT beside it proved. The answer must be about
+	// the same.
 	Session *session.Session
+	// Check is a permission to ask about; nil for none. A session without it is refused: ErrForbidden.
+	Check *AuthorizationCheck
+	// DurationMinutes extends the session to so many minutes from now, 5 to 527040; 0 does not extend it.
+	DurationMinutes int
+}
+
+// AuthorizationCheck is a permission in the vendor's RBAC (https://stytch.com/docs/b2b/guides/rbac/overview).
+type AuthorizationCheck struct {
+	// OrganizationID is for B2B, and required there: the session's own, or the API refuses.
+	OrganizationID string `json:"organization_id,omitempty"`
+	// ResourceID and Action are required.
+	ResourceID string `json:"resource_id"`
+	Action     string `json:"action"`
 }
 
 // Exchange is the proof that came back. It is shared between callers: read only.
@@ -89,15 +110,17 @@ type Exchange struct {
 	Session *session.Session
 }
 
-// key stands for a credential without being one: keyed, so that a leaked table matches no captured credential, and
-// compared whole.
-type key [sha256.Size]byte
-
 // call is one call under way. Its result may be read once done is closed.
 type call struct {
+	request  Request
 	done     chan struct{}
 	exchange *Exchange
 	err      error
+
+	ahead     bool             // begun by Ahead,
+	presented *session.Session // for a JWT that proved this
+	owner     digest           // of what a no would be about
+	overtaken bool             // by such a no, so not to be kept; guarded by Client.mu
 }
 
 // New makes a Client. It calls nobody.
@@ -132,6 +155,7 @@ func New(cfg Config) (*Client, error) {
 		condition: newCondition(cfg.Logger),
 		calls:     make(map[key]*call),
 		kept:      newKept(cfg.KeptExchanges),
+		paused:    newPauses(),
 	}
 	rand.Read(c.hashKey[:]) // never fails, see its documentation
 	return c, nil
@@ -139,24 +163,31 @@ func New(cfg Config) (*Client, error) {
 
 // Authenticate trades a credential for a new JWT.
 //
-// A kept exchange of the same credential is returned if its JWT still verifies and is younger than maxAge. Else an
+// A kept exchange of an equal request is returned if its JWT still verifies and is younger than maxAge. Else an
 // equal call under way is joined, else one is started. So with a maxAge of 0 the answer always comes from a call that
 // ended after the request arrived, but maybe from one that began before: a session revoked between the two passes
 // once more, as it would have, had the request come that much earlier. The age of a JWT that a call has just brought
 // is not compared with maxAge: there is no younger one.
 //
+// With Check the exchange is also kept for the JWT that it brought: presented next, with the same Check, that costs no call
+// while the answer is young enough. Without Check a new JWT is proved locally and has no use for that.
+//
 // The error is one of ErrSessionNotFound, ErrCredentialRefused, ErrForbidden, ErrMismatch and ErrUnavailable, or says
 // that the request itself is wrong. When ctx ends first it is ErrUnavailable, and the call goes on.
 func (c *Client) Authenticate(ctx context.Context, r Request, maxAge time.Duration) (*Exchange, error) {
-	if (r.JWT == "") == (r.Token == "") {
-		return nil, errors.New("session API: a request holds exactly one of JWT and token")
+	if err := c.wrong(r); err != nil {
+		return nil, err
 	}
 	if ctx.Err() != nil { // nobody waits for it
 		return nil, callerLeft(ctx)
 	}
-	exchange, call, err := c.find(ctx, r, maxAge)
-	if exchange != nil && !c.stillProved(ctx, r, exchange) {
-		exchange, call, err = c.find(ctx, r, maxAge)
+	k := c.key(r)
+	exchange, call, err := c.find(ctx, k, r, maxAge)
+	if exchange != nil && !c.stillProved(ctx, k, exchange) {
+		exchange, call, err = c.find(ctx, k, r, maxAge)
+	}
+	if exchange != nil {
+		c.metrics.reused.Inc()
 	}
 	if call == nil {
 		return exchange, err
@@ -171,9 +202,23 @@ func (c *Client) Authenticate(ctx context.Context, r Request, maxAge time.Durati
 	}
 }
 
+// wrong says what cannot be asked.
+func (c *Client) wrong(r Request) error {
+	switch {
+	case (r.JWT == "") == (r.Token == ""):
+		return errors.New("session API: a request holds exactly one of JWT and token")
+	case r.Check == nil:
+		return nil
+	case r.Check.ResourceID == "" || r.Check.Action == "":
+		return errors.New("session API: an authorization check needs a resource and an action")
+	case c.cfg.Product == session.B2B && r.Check.OrganizationID == "":
+		return errors.New("session API: an authorization check in B2B needs the id of the session's organization")
+	}
+	return nil
+}
+
 // find returns the kept exchange or the call, begun earlier or now, that answers a request.
-func (c *Client) find(ctx context.Context, r Request, maxAge time.Duration) (*Exchange, *call, error) {
-	k := c.key(r)
+func (c *Client) find(ctx context.Context, k key, r Request, maxAge time.Duration) (*Exchange, *call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.kept.get(k, time.Now(), maxAge); e != nil {
@@ -187,21 +232,29 @@ func (c *Client) find(ctx context.Context, r Request, maxAge time.Duration) (*Ex
 		c.metrics.calls.WithLabelValues(string(shed)).Inc()
 		return nil, nil, fmt.Errorf("%w: too many calls under way", ErrUnavailable)
 	}
-	cl := &call{done: make(chan struct{})}
+	cl := &call{request: r}
+	c.start(ctx, k, cl)
+	return nil, cl, nil
+}
+
+// start begins a call. The caller holds mu.
+func (c *Client) start(ctx context.Context, k key, cl *call) {
+	r := &cl.request
+	if r.Check != nil {
+		r.Check = new(*r.Check) // what is asked must stay what the key says, whatever the caller does to its own
+	}
+	cl.done, cl.owner = make(chan struct{}), c.owner(k, r.Session)
 	c.calls[k] = cl
 	c.metrics.inFlight.Inc()
-	go c.run(context.WithoutCancel(ctx), k, cl, r)
-	return nil, cl, nil
+	go c.run(context.WithoutCancel(ctx), k, cl)
 }
 
 // stillProved says whether a kept exchange's JWT verifies now: the project may have withdrawn its key since. One that
 // does not is kept no longer.
-func (c *Client) stillProved(ctx context.Context, r Request, e *Exchange) bool {
+func (c *Client) stillProved(ctx context.Context, k key, e *Exchange) bool {
 	if _, err := c.cfg.Verify(ctx, e.JWT, time.Now()); err == nil {
-		c.metrics.reused.Inc()
 		return true
 	}
-	k := c.key(r)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.kept.has(k, e) {
@@ -212,7 +265,7 @@ func (c *Client) stillProved(ctx context.Context, r Request, e *Exchange) bool {
 
 // run makes the call and hands its result to whoever waits. Nothing that happens inside, not even a panic, leaves
 // them waiting.
-func (c *Client) run(ctx context.Context, k key, cl *call, r Request) {
+func (c *Client) run(ctx context.Context, k key, cl *call) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	start := time.Now()
@@ -223,7 +276,10 @@ func (c *Client) run(ctx context.Context, k key, cl *call, r Request) {
 		}
 		c.finish(k, cl, res, start)
 	}()
-	res = c.ask(ctx, r)
+	res = c.ask(ctx, cl.request)
+	if s := cl.request.Session; res.outcome == sessionNotFound && s != nil && c.cfg.OnEnded != nil {
+		c.cfg.OnEnded(s)
+	}
 }
 
 func (c *Client) finish(k key, cl *call, res result, start time.Time) {
@@ -237,14 +293,39 @@ func (c *Client) finish(k key, cl *call, res result, start time.Time) {
 	defer c.mu.Unlock()
 	delete(c.calls, k)
 	switch {
-	case res.outcome == ok:
-		c.kept.put(k, res.exchange, start)
-	case !errors.Is(res.err, ErrUnavailable):
-		// What was kept was good for an older rule; now it is known to be bad.
-		c.kept.drop(k)
+	case res.outcome == ok && !cl.overtaken:
+		c.keep(k, res.exchange, start)
+	case res.outcome != ok && !errors.Is(res.err, ErrUnavailable):
+		// A refused permission says nothing about others.
+		c.forget(cl.owner, k.question, errors.Is(res.err, ErrForbidden) && cl.request.Check != nil)
+	}
+	if cl.ahead && (res.outcome != ok || !younger(res.exchange.Session, cl.presented, now)) {
+		c.paused.add(k.credential, now)
 	}
 	cl.exchange, cl.err = res.exchange, res.err
 	close(cl.done)
+}
+
+// keep keeps an exchange for the request that it answered, and one that grants a permission for its own JWT. The caller
+// holds mu.
+func (c *Client) keep(k key, e *Exchange, since time.Time) {
+	owners := [2]digest{k.credential, c.owner(k, e.Session)}
+	c.kept.put(k, e, since, owners)
+	if k.check != (AuthorizationCheck{}) {
+		c.kept.put(key{c.digest("jwt", e.JWT), k.question}, e, since, owners)
+	}
+}
+
+// forget drops what was kept for the owner, by which it was good for an older rule but is now known to be bad, and sees to it
+// that no call under way brings it back: its answer may be from before. If onlyThis, other questions are left alone. The
+// caller holds mu.
+func (c *Client) forget(owner digest, q question, onlyThis bool) {
+	c.kept.dropOwned(owner, func(k key) bool { return !onlyThis || k.question == q })
+	for k, cl := range c.calls {
+		if cl.owner == owner && (!onlyThis || k.question == q) {
+			cl.overtaken = true
+		}
+	}
 }
 
 // Wait returns when no call is under way. Each ends within Timeout, but new ones must have ceased to come.
@@ -285,17 +366,6 @@ func (c *Client) Status() Status {
 	defer c.mu.Unlock()
 	s.InFlight, s.Kept = len(c.calls), c.kept.len()
 	return s
-}
-
-// key hashes the kind too, so that a JWT and a token of equal text are two requests.
-func (c *Client) key(r Request) key {
-	mac := hmac.New(sha256.New, c.hashKey[:])
-	if r.JWT != "" {
-		mac.Write([]byte("jwt\x00" + r.JWT))
-	} else {
-		mac.Write([]byte("token\x00" + r.Token))
-	}
-	return key(mac.Sum(nil))
 }
 
 // alertPanic logs a panic's stack. Its value is shown only where the runtime made it: any other could quote a

@@ -56,6 +56,11 @@ func yes(id, subject string) string {
 	return fmt.Sprintf(`{"status_code":200,"session_jwt":"good.%s.%s..%s"}`, id, subject, projectID)
 }
 
+// granting is yes with the permission that was asked about.
+func granting(id, subject string) string {
+	return `{"verdict":{"authorized":true,"granting_roles":["editor"]},` + yes(id, subject)[1:]
+}
+
 // always gives one answer to every call.
 func always(status int, body string) api {
 	return func(*http.Request) (*http.Response, error) { return respond(status, body), nil }
@@ -286,6 +291,44 @@ func TestRequestHoldsExactlyOneCredential(t *testing.T) {
 		}
 	}
 	b.wantCalls(0)
+}
+
+func TestCheckMustBeWhole(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		product session.Product
+		check   sessionapi.AuthorizationCheck
+		says    string
+	}{
+		{"a consumer's with resource and action", session.Consumer, sessionapi.AuthorizationCheck{ResourceID: "r", Action: "a"}, ""},
+		{"without a resource", session.Consumer, sessionapi.AuthorizationCheck{Action: "a"}, "resource"},
+		{"without an action", session.Consumer, sessionapi.AuthorizationCheck{ResourceID: "r"}, "action"},
+		{"empty", session.Consumer, sessionapi.AuthorizationCheck{}, "resource"},
+		{"in B2B with an organization", session.B2B, sessionapi.AuthorizationCheck{OrganizationID: "o", ResourceID: "r", Action: "a"}, ""},
+		{"in B2B without an organization", session.B2B, sessionapi.AuthorizationCheck{ResourceID: "r", Action: "a"}, "organization"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, always(200, granting("session-1", "user-1")), func(cfg *sessionapi.Config) { cfg.Product = c.product })
+			defer b.done()
+			r := sessionapi.Request{Token: credential, Check: &c.check}
+			_, err := b.ask(r)
+			if c.says == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %v, want an error about the %s", err, c.says)
+			}
+			wantOnly(t, err, nil)
+			if b.Ahead(t.Context(), r) != nil {
+				t.Error("traded ahead")
+			}
+			b.Wait()
+			b.wantCalls(0)
+		})
+	}
 }
 
 func TestStatusTellsWhatHappened(t *testing.T) {

@@ -29,18 +29,20 @@ const (
 	maxRetryAfter = 300 * time.Second
 )
 
-// question is the body of an authenticate request. Nothing else is asked for: no extension, no claims, no
-// authorization check.
-type question struct {
-	Token string `json:"session_token,omitempty"`
-	JWT   string `json:"session_jwt,omitempty"`
+// body is that of an authenticate request. Custom claims are never sent.
+type body struct {
+	Token           string              `json:"session_token,omitempty"`
+	JWT             string              `json:"session_jwt,omitempty"`
+	Check           *AuthorizationCheck `json:"authorization_check,omitempty"`
+	DurationMinutes int                 `json:"session_duration_minutes,omitempty"`
 }
 
 // answer is what is read of the API's answer to either product; other fields are the vendor's to add.
 // encoding/json folds the case of names and takes the last of two: harmless here, since the JWT is proved and an error
-// type must fit the status.
+// type must fit the status. The verdict is proved by nothing, so authorized reads it by itself.
 type answer struct {
 	status     int
+	text       []byte // the body; nil if it is not the vendor's
 	retryAfter time.Duration
 
 	StatusCode int    `json:"status_code"`
@@ -58,11 +60,11 @@ type answer struct {
 // post sends the question and reads the answer. It uses the transport itself: there is no client that could follow a
 // redirect and show the secret to its target.
 func (c *Client) post(ctx context.Context, r Request) (*answer, error) {
-	body, err := json.Marshal(question{Token: r.Token, JWT: r.JWT})
+	text, err := json.Marshal(body{r.Token, r.JWT, r.Check, r.DurationMinutes})
 	if err != nil {
 		return nil, errors.New("the request cannot be written")
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint, bytes.NewReader(text))
 	if err != nil {
 		return nil, errors.New("the request cannot be made")
 	}
@@ -76,7 +78,7 @@ func (c *Client) post(ctx context.Context, r Request) (*answer, error) {
 		return nil, describe(ctx, err)
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	text, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return nil, describe(ctx, err)
 	}
@@ -91,12 +93,46 @@ func (c *Client) post(ctx context.Context, r Request) (*answer, error) {
 // read parses a body. What is not the vendor's answer, or contradicts the status that it came with, has no fields: then
 // only the status is known.
 func read(status int, text []byte) *answer {
-	a := &answer{}
+	a := &answer{text: text}
 	if err := json.Unmarshal(text, a); err != nil || a.StatusCode != 0 && a.StatusCode != status || len(a.SessionJWT) > maxJWT {
 		a = &answer{}
 	}
 	a.status = status
 	return a
+}
+
+// isYes says whether an answer is the vendor's yes, and not a 200 of something in between.
+func (a *answer) isYes() bool { return a.status == 200 && (a.StatusCode == 200 || a.SessionJWT != "") }
+
+// authorized says whether the verdict grants what was asked.
+func (a *answer) authorized() bool {
+	return string(member(member(a.text, "verdict"), "authorized")) == "true"
+}
+
+// member returns the value of an object's member, nil if another has its name, in whatever case: then readers differ on
+// which of them counts.
+func member(object []byte, name string) json.RawMessage {
+	d := json.NewDecoder(bytes.NewReader(object))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil
+	}
+	var found json.RawMessage
+	for d.More() {
+		t, err := d.Token()
+		var value json.RawMessage
+		if err != nil || d.Decode(&value) != nil {
+			return nil
+		}
+		n, _ := t.(string)
+		if !strings.EqualFold(n, name) {
+			continue
+		}
+		if n != name || found != nil {
+			return nil
+		}
+		found = value
+	}
+	return found
 }
 
 // The shapes of what may be quoted from an answer: no credential looks like them.

@@ -35,6 +35,14 @@ func TestRequestOnTheWire(t *testing.T) {
 		{"consumer token", session.Consumer, "", sessionapi.Request{Token: "t"}, "/v1/sessions/authenticate", `{"session_token":"t"}`},
 		{"B2B JWT", session.B2B, "", sessionapi.Request{JWT: "a.b.c"}, "/v1/b2b/sessions/authenticate", `{"session_jwt":"a.b.c"}`},
 		{"B2B token", session.B2B, "", sessionapi.Request{Token: "t"}, "/v1/b2b/sessions/authenticate", `{"session_token":"t"}`},
+		{"permission", session.Consumer, "", sessionapi.Request{Token: "t", Check: &sessionapi.AuthorizationCheck{ResourceID: "documents", Action: "read"}},
+			"/v1/sessions/authenticate", `{"session_token":"t","authorization_check":{"resource_id":"documents","action":"read"}}`},
+		{"B2B permission and extension", session.B2B, "", sessionapi.Request{JWT: "a.b.c", DurationMinutes: 30,
+			Check: &sessionapi.AuthorizationCheck{OrganizationID: "organization-1", ResourceID: "documents", Action: "read"}},
+			"/v1/b2b/sessions/authenticate", `{"session_jwt":"a.b.c","authorization_check":{"organization_id":"organization-1",` +
+				`"resource_id":"documents","action":"read"},"session_duration_minutes":30}`},
+		{"extension", session.Consumer, "", sessionapi.Request{Token: "t", DurationMinutes: 5}, "/v1/sessions/authenticate",
+			`{"session_token":"t","session_duration_minutes":5}`},
 		{"base URL with a slash", session.Consumer, "/", sessionapi.Request{Token: "t"}, "/v1/sessions/authenticate", `{"session_token":"t"}`},
 		{"base URL with a path", session.Consumer, "/vendor/", sessionapi.Request{Token: "t"}, "/vendor/v1/sessions/authenticate", `{"session_token":"t"}`},
 		{"token with quotes", session.Consumer, "", sessionapi.Request{Token: `t","session_jwt":"x`}, "/v1/sessions/authenticate", `{"session_token":"t\",\"session_jwt\":\"x"}`},
@@ -56,7 +64,7 @@ func TestRequestOnTheWire(t *testing.T) {
 						t.Errorf("%s: %q, want %s", name, got, want)
 					}
 				}
-				fmt.Fprint(w, yes("session-1", "user-1"))
+				fmt.Fprint(w, granting("session-1", "user-1"))
 			}))
 			defer server.Close()
 			b := newBench(t, nil, on(t, server.URL+c.base), func(cfg *sessionapi.Config) { cfg.Product = c.product })

@@ -25,7 +25,8 @@ func (s *Server) controlEndpoints() []controlEndpoint {
 		subject, logIn = "member-test-mallory", `{"member_id":"member-test-ada","organization_id":"organization-test-acme",`+
 			`"organization_slug":"acme","roles":["editor"],"session_duration":"1h"}`
 	}
-	return []controlEndpoint{
+	const role = `{"role_id":"editor","permissions":[{"resource_id":"documents","actions":["read","write"]}]}`
+	all := []controlEndpoint{
 		{"POST", "log_in", "start a session; every field is optional", logIn,
 			body(func(in LogIn) (any, error) { return s.LogIn(in) })},
 		{"POST", "revoke", "end a session", `{` + session + `}`,
@@ -47,6 +48,8 @@ func (s *Server) controlEndpoints() []controlEndpoint {
 				kid, err := s.RotateKeys(in.Overlap)
 				return rotateAnswer{kid}, err
 			})},
+		{"POST", "policy", "replace the RBAC policy; without one it is the default again", `{"policy":{"roles":[` + role + `]}}`,
+			body(func(in policyRequest) (any, error) { s.SetPolicy(in.Policy); return done{}, nil })},
 		{"POST", "faults", "break an endpoint: latency, then status and body, hang or refuse; headers; count", `{"endpoint":"authenticate","fault":{"latency":"100ms","status":503,"count":3}}`,
 			body(func(in faultRequest) (any, error) { return done{}, s.SetFault(in.Endpoint, in.Fault) })},
 		{"POST", "faults/clear", "mend every endpoint", "",
@@ -58,6 +61,14 @@ func (s *Server) controlEndpoints() []controlEndpoint {
 		{"GET", "sessions", "every session, dead ones included", "",
 			func(*http.Request) (any, error) { return s.statuses(), nil }},
 	}
+	if !s.isB2B() {
+		return all
+	}
+	return append(all, controlEndpoint{"POST", "organization_roles", "replace the roles that an organization adds to the RBAC policy",
+		`{"organization_id":"organization-test-acme","roles":[` + role + `]}`,
+		body(func(in organizationRolesRequest) (any, error) {
+			return done{}, s.SetOrganizationRoles(in.OrganizationID, in.Roles)
+		})})
 }
 
 func (s *Server) controlRoutes() {

@@ -80,6 +80,18 @@ func (c *Control) RotateKeys(ctx context.Context, overlap bool) (string, error) 
 	return answer.KeyID, err
 }
 
+// SetPolicy replaces the project's RBAC policy; nil is DefaultPolicy().
+func (c *Control) SetPolicy(ctx context.Context, p *Policy) error {
+	_, err := call[done](ctx, c, "POST", "policy", policyRequest{p})
+	return err
+}
+
+// SetOrganizationRoles replaces the roles that an organization adds to the policy.
+func (c *Control) SetOrganizationRoles(ctx context.Context, organizationID string, roles []Role) error {
+	_, err := call[done](ctx, c, "POST", "organization_roles", organizationRolesRequest{organizationID, roles})
+	return err
+}
+
 // SetFault breaks an endpoint; the zero Fault mends it.
 func (c *Control) SetFault(ctx context.Context, e Endpoint, fault Fault) error {
 	_, err := call[done](ctx, c, "POST", "faults", faultRequest{e, fault})

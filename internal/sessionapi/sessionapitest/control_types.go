@@ -71,6 +71,17 @@ type faultRequest struct {
 	Fault    Fault    `json:"fault"`
 }
 
+// policyRequest replaces the RBAC policy; without one it is the default again.
+type policyRequest struct {
+	Policy *Policy `json:"policy"`
+}
+
+// organizationRolesRequest replaces the roles that an organization adds to the policy.
+type organizationRolesRequest struct {
+	OrganizationID string `json:"organization_id"`
+	Roles          []Role `json:"roles"`
+}
+
 // sessionStatus is what GET /emulator/sessions tells of one: no credential.
 type sessionStatus struct {
 	SessionID      string    `json:"session_id"`

@@ -162,3 +162,77 @@ func TestPolicyEndpoints(t *testing.T) {
 	}
 	b.expect("/v1/b2b/rbac/organizations/organization-test-0", nil, 404, "organization_not_found")
 }
+
+func TestPolicyCanBeReplacedWhileItRuns(t *testing.T) {
+	e := start(t, sessionapitest.Config{Product: sessionapitest.B2B})
+	roles := func(id, resource string) []sessionapitest.Role {
+		return []sessionapitest.Role{{RoleID: id, Permissions: []sessionapitest.Permission{{ResourceID: resource, Actions: []string{"read"}}}}}
+	}
+	const organization = "organization-test-1"
+	login := e.logIn(sessionapitest.LogIn{OrganizationID: organization, Roles: []string{"viewer", "auditor"}})
+	expect := func(resource string, status int) {
+		t.Helper()
+		kind := ""
+		if status == 403 {
+			kind = "session_authorization_error"
+		}
+		check := object{"organization_id": organization, "resource_id": resource, "action": "read"}
+		e.expect(b2bPath, object{"session_token": login.Token, "authorization_check": check}, status, kind)
+	}
+	expect("documents", 200)
+	expect("audit", 403)
+
+	changed := roles("viewer", "reports")
+	e.SetPolicy(&sessionapitest.Policy{Roles: changed})
+	changed[0].Permissions[0].Actions[0] = "spoilt" // the emulator has its own copy
+	expect("documents", 403)
+	expect("reports", 200)
+	o := e.expect("/v1/b2b/rbac/policy", nil, 200, "")
+	want := `{
+ "resources": [],
+ "roles": [
+  {
+   "description": "",
+   "permissions": [
+    {
+     "actions": [
+      "read"
+     ],
+     "resource_id": "reports"
+    }
+   ],
+   "role_id": "viewer"
+  }
+ ],
+ "scopes": []
+}`
+	if got := shape(t, o["policy"]); got != want {
+		t.Errorf("policy: got %s", got)
+	}
+
+	if err := e.SetOrganizationRoles(organization, roles("auditor", "audit")); err != nil {
+		t.Fatal(err)
+	}
+	expect("audit", 200)
+	o = e.expect("/v1/b2b/rbac/organizations/"+organization, nil, 200, "")
+	if got := o.at("org_policy/roles").([]any); len(got) != 1 || got[0].(map[string]any)["role_id"] != "auditor" {
+		t.Errorf("the organization's roles: got %v", got)
+	}
+	if err := e.SetOrganizationRoles(organization, nil); err != nil {
+		t.Fatal(err)
+	}
+	expect("audit", 403)
+	if o := e.expect("/v1/b2b/rbac/organizations/"+organization, nil, 200, ""); o.at("org_policy/roles") == nil {
+		t.Error("no roles are null and not a list")
+	}
+
+	e.SetPolicy(nil)
+	expect("documents", 200)
+	if n, m := e.Calls(sessionapitest.EndpointPolicy), e.Calls(sessionapitest.EndpointOrganizationPolicy); n != 1 || m != 2 {
+		t.Errorf("%d calls of the policy and %d of the organization's, want 1 and 2", n, m)
+	}
+	consumer := start(t, sessionapitest.Config{})
+	if err := consumer.SetOrganizationRoles(organization, nil); err == nil {
+		t.Error("a consumer project takes an organization's roles")
+	}
+}

@@ -1,8 +1,10 @@
 package sessionapitest
 
 import (
+	"errors"
 	"net/http"
 	"slices"
+	"sync"
 )
 
 // Policy is a project's RBAC policy (https://stytch.com/docs/b2b/guides/rbac/overview).
@@ -70,13 +72,92 @@ type verdict struct {
 	GrantingRoles []string `json:"granting_roles"`
 }
 
+// rbac is the policy and the roles that organizations add to it. What they point to is replaced, never changed.
+type rbac struct {
+	mu     sync.Mutex
+	policy *Policy
+	roles  map[string][]Role // by organization id
+}
+
+// SetPolicy replaces the project's RBAC policy; nil is DefaultPolicy().
+func (s *Server) SetPolicy(p *Policy) {
+	if p == nil {
+		p = DefaultPolicy()
+	}
+	p = p.clone()
+	s.rbac.mu.Lock()
+	defer s.rbac.mu.Unlock()
+	s.rbac.policy = p
+}
+
+// SetOrganizationRoles replaces the roles that an organization adds to the policy.
+func (s *Server) SetOrganizationRoles(organizationID string, roles []Role) error {
+	switch {
+	case !s.isB2B():
+		return errors.New("organization_id: a consumer project has no organizations")
+	case organizationID == "":
+		return errors.New("organization_id: is missing")
+	}
+	roles = cloneRoles(roles)
+	s.rbac.mu.Lock()
+	defer s.rbac.mu.Unlock()
+	s.rbac.roles[organizationID] = roles
+	return nil
+}
+
+// rolesOf is the roles of an organization's own, if any were ever set.
+func (r *rbac) rolesOf(organizationID string) (roles []Role, known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	roles, known = r.roles[organizationID]
+	return roles, known
+}
+
+func (r *rbac) getPolicy() *Policy {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.policy
+}
+
+// clone copies a policy; its lists are never nil, so that they are lists in JSON too.
+func (p *Policy) clone() *Policy {
+	c := &Policy{Roles: cloneRoles(p.Roles), Resources: list(p.Resources), Scopes: list(p.Scopes)}
+	for i := range c.Resources {
+		c.Resources[i].Actions = list(c.Resources[i].Actions)
+	}
+	for i := range c.Scopes {
+		c.Scopes[i].Permissions = clonePermissions(c.Scopes[i].Permissions)
+	}
+	return c
+}
+
+func cloneRoles(roles []Role) []Role {
+	roles = list(roles)
+	for i := range roles {
+		roles[i].Permissions = clonePermissions(roles[i].Permissions)
+	}
+	return roles
+}
+
+func clonePermissions(permissions []Permission) []Permission {
+	permissions = list(permissions)
+	for i := range permissions {
+		permissions[i].Actions = list(permissions[i].Actions)
+	}
+	return permissions
+}
+
+// list copies a slice, a nil one too.
+func list[E any](s []E) []E { return append([]E{}, s...) }
+
 // judge is the verdict of a passing check. In B2B the organization is compared before anything else.
 func (s *Server) judge(sess *session, check authorizationCheck) (*verdict, *apiError) {
 	if s.isB2B() && check.OrganizationID != sess.organizationID {
 		return nil, &apiError{http.StatusForbidden, "session_authorization_tenancy_error", "The Member belongs to another Organization."}
 	}
 	granted := &verdict{Authorized: true}
-	for _, role := range slices.Concat(s.config.Policy.Roles, s.config.OrganizationRoles[sess.organizationID]) {
+	own, _ := s.rbac.rolesOf(sess.organizationID)
+	for _, role := range slices.Concat(s.rbac.getPolicy().Roles, own) {
 		if slices.Contains(sess.roles, role.RoleID) && slices.ContainsFunc(role.Permissions, check.passes) {
 			granted.GrantingRoles = append(granted.GrantingRoles, role.RoleID)
 		}
@@ -97,7 +178,7 @@ type policyAnswer struct {
 }
 
 func (s *Server) getPolicy(*http.Request) (answer, *apiError) {
-	return &policyAnswer{Policy: s.config.Policy}, nil
+	return &policyAnswer{Policy: s.rbac.getPolicy()}, nil
 }
 
 type organizationPolicyAnswer struct {
@@ -112,8 +193,8 @@ type organizationPolicy struct {
 // getOrganizationPolicy knows the organizations that have roles of their own and those of which somebody logged in.
 func (s *Server) getOrganizationPolicy(r *http.Request) (answer, *apiError) {
 	id := r.PathValue("organization_id")
-	roles, configured := s.config.OrganizationRoles[id]
-	if !configured && len(s.store.find(func(sess *session) bool { return sess.organizationID == id })) == 0 {
+	roles, known := s.rbac.rolesOf(id)
+	if !known && len(s.store.find(func(sess *session) bool { return sess.organizationID == id })) == 0 {
 		return nil, errNoOrganization
 	}
 	if roles == nil {

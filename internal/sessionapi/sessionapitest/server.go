@@ -49,9 +49,10 @@ type Config struct {
 	JWTLifetime time.Duration
 	// SessionLifetime is how long a session lives unless its log-in says. Default 60m.
 	SessionLifetime time.Duration
-	// Policy is the project's RBAC policy. Default DefaultPolicy().
+	// Policy is the project's RBAC policy. Default DefaultPolicy(). SetPolicy replaces it.
 	Policy *Policy
 	// OrganizationRoles are the roles that an organization adds to the policy, by organization id. Default none.
+	// SetOrganizationRoles replaces them.
 	OrganizationRoles map[string][]Role
 	// NewKey makes a signing key when the first is needed and at each rotation. Default: a fresh RSA key of 2048
 	// bits; a test in a hurry takes SharedKeys.
@@ -69,6 +70,7 @@ type Server struct {
 	mux    *http.ServeMux
 	keys   keyring
 	store  store
+	rbac   rbac
 	faults faults
 }
 
@@ -92,6 +94,11 @@ func New(config Config) (*Server, error) {
 	s.keys.generate = config.NewKey
 	s.keys.env = s.env
 	s.store.init()
+	s.SetPolicy(config.Policy)
+	s.rbac.roles = map[string][]Role{}
+	for id, roles := range config.OrganizationRoles {
+		s.rbac.roles[id] = cloneRoles(roles)
+	}
 	s.faults.init()
 	s.routes()
 	s.controlRoutes()
@@ -116,9 +123,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.SessionLifetime == 0 {
 		c.SessionLifetime = time.Hour
-	}
-	if c.Policy == nil {
-		c.Policy = DefaultPolicy()
 	}
 	if c.NewKey == nil {
 		c.NewKey = freshKey
