@@ -1,0 +1,109 @@
+package requirement
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+
+	"authz-sidecar/internal/session"
+)
+
+// validate finds names that no custom claim has.
+func (c Claim) validate(field string) error {
+	if c.Name == "" {
+		return &FieldError{field + ".name", "is empty", "name a custom claim of the session JWT"}
+	}
+	text, err := json.Marshal(map[string]bool{c.Name: true})
+	if err == nil {
+		_, err = session.ParseClaims(string(text))
+	}
+	if err != nil {
+		return &FieldError{field + ".name", "no custom claim has this name: " + err.Error(),
+			"for what every session JWT holds, use the other requirements, or cel"}
+	}
+	return nil
+}
+
+func (c Claim) met(_ context.Context, e Evidence) (bool, error) {
+	value, ok := e.Session.Claims.Get(c.Name)
+	switch {
+	case !ok:
+		return false, nil
+	case len(c.Values) == 0:
+		return value != nil && value != false, nil
+	}
+	members, ok := value.([]any)
+	if !ok {
+		return c.has(value), nil
+	}
+	return slices.ContainsFunc(members, c.has), nil
+}
+
+// has reports whether a value is among those that are wanted; null, an object and a list in a list never are.
+func (c Claim) has(value any) bool {
+	text, ok := scalar(value)
+	return ok && slices.Contains(c.Values, text)
+}
+
+// scalar returns a string as it is, and a number or boolean as JSON writes it in its shortest form.
+func scalar(value any) (string, bool) {
+	switch v := value.(type) {
+	case string:
+		return v, true
+	case bool:
+		return strconv.FormatBool(v), true
+	case int64:
+		return strconv.FormatInt(v, 10), true
+	case float64:
+		text, err := json.Marshal(v)
+		return string(text), err == nil
+	}
+	return "", false
+}
+
+func (c Claim) wants() string {
+	switch name := word(c.Name); len(c.Values) {
+	case 0:
+		return "the claim " + name + ", neither null nor false"
+	case 1:
+		return "the claim " + name + " to be " + quote(c.Values[0])
+	default:
+		return "the claim " + name + " to be one of " + list(c.Values, quote)
+	}
+}
+
+func (c Claim) saw(e Evidence, _ bool) string {
+	value, ok := e.Session.Claims.Get(c.Name)
+	if !ok {
+		return "no such claim"
+	}
+	members, ok := value.([]any)
+	if !ok {
+		return shown(value)
+	}
+	if len(members) == 0 {
+		return "an empty list"
+	}
+	texts := make([]string, len(members))
+	for i, m := range members {
+		texts[i] = shown(m)
+	}
+	return "a list of " + list(texts, func(s string) string { return s })
+}
+
+// shown returns a value for a log.
+func shown(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return "null"
+	case map[string]any:
+		return "an object"
+	case []any:
+		return "a list"
+	case string:
+		return quote(v)
+	}
+	text, _ := scalar(value)
+	return text
+}
