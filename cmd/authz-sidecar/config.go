@@ -21,7 +21,7 @@ func validateCommand() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if withoutFiles {
-				if err := config.CheckWithoutFiles(args[0]); err != nil {
+				if _, err := config.LoadWithoutFiles(args[0]); err != nil {
 					return err
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: ok (without the files that it names)\n", args[0])
@@ -31,7 +31,7 @@ func validateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: ok (projects: %d, rules: %d and the default)\n", args[0], len(cfg.Projects), len(cfg.Rules))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: ok (projects: %d, rules: %d and the default)\n", args[0], len(cfg.Projects), len(cfg.Rules.Rules))
 			return nil
 		},
 	}

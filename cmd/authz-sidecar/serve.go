@@ -25,7 +25,8 @@ import (
 	"authz-sidecar/internal/config"
 	"authz-sidecar/internal/health"
 	"authz-sidecar/internal/jwkscache"
-	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/rbac"
+	"authz-sidecar/internal/revocation"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 )
@@ -83,13 +84,20 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 
 // serve answers until ctx ends, then drains: every Check that was accepted is answered.
 func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registry *prometheus.Registry) error {
-	projects, err := newProjects(cfg, logger, registry)
+	ended, err := revocation.New(revocation.Config{Retention: cfg.Retention, Capacity: maxEnded, Registerer: registry})
 	if err != nil {
 		return err
 	}
-	gate, err := newGate(cfg, projects, logger, registry)
+	projects, err := newProjects(cfg, ended, logger, registry)
 	if err != nil {
 		return err
+	}
+	gate, err := newGate(cfg, projects, ended, logger, registry)
+	if err != nil {
+		return err
+	}
+	for _, warning := range cfg.Warnings() {
+		logger.Warn(warning)
 	}
 	probes := health.New(health.Config{Missing: projects.missing, Gatherer: registry})
 	server := newGRPCServer(cfg.Listen.TLS)
@@ -117,10 +125,13 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registr
 	}
 	for _, p := range projects {
 		group.Go(func() error { return p.keys.Run(background) })
+		if p.rbac != nil {
+			group.Go(func() error { return p.rbac.Run(background) })
+		}
 	}
 	group.Go(func() error { return server.Serve(checkListener) })
 	probes.Started()
-	logger.Info("serving checks", "address", checkListener.Addr().String(), "projects", len(projects), "rules", len(cfg.Rules), "version", version)
+	logger.Info("serving checks", "address", checkListener.Addr().String(), "projects", len(projects), "rules", len(cfg.Rules.Rules), "version", version)
 
 	group.Go(func() error {
 		select {
@@ -141,12 +152,16 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registr
 type project struct {
 	name string
 	keys *jwkscache.Cache
+	rbac *rbac.Cache // nil where no rule needs it
 	gate check.Project
 }
 
 type projects []project
 
-func newProjects(cfg *config.Config, logger *slog.Logger, registerer prometheus.Registerer) (projects, error) {
+// maxEnded is how many ended sessions are remembered: some 10 MB, and more than end within the hour that their JWTs may live.
+const maxEnded = 100_000
+
+func newProjects(cfg *config.Config, ended *revocation.Denylist, logger *slog.Logger, registerer prometheus.Registerer) (projects, error) {
 	var all projects
 	for _, c := range cfg.Projects {
 		logger := logger.With("project", c.Name)
@@ -163,49 +178,57 @@ func newProjects(cfg *config.Config, logger *slog.Logger, registerer prometheus.
 			return nil, fmt.Errorf("project %s: %w", c.Name, err)
 		}
 		c.API.Verify, c.API.Logger, c.API.Registerer = verifier.Verify, logger, registerer
+		c.API.OnEnded = func(s *session.Session) {
+			ended.Deny(revocation.Session{ProjectID: s.ProjectID, ID: s.ID}, time.Now())
+		}
 		api, err := sessionapi.New(c.API)
 		if err != nil {
 			return nil, fmt.Errorf("project %s: %w", c.Name, err)
 		}
-		all = append(all, project{c.Name, keys, check.Project{Verifier: verifier, API: api}})
+		p := project{name: c.Name, keys: keys, gate: check.Project{Product: c.Verifier.Product, Verifier: verifier, API: api}}
+		if c.RBAC != nil {
+			c.RBAC.Logger, c.RBAC.Registerer = logger, registerer
+			if p.rbac, err = rbac.New(*c.RBAC); err != nil {
+				return nil, fmt.Errorf("project %s: %w", c.Name, err)
+			}
+			p.gate.Permissions = p.rbac
+		}
+		all = append(all, p)
 	}
 	return all, nil
 }
 
-// missing says which key set readiness waits for.
+// missing says which key set or RBAC policy readiness waits for.
 func (ps projects) missing() string {
 	var waiting []string
+	wait := func(what, lastError string) {
+		if lastError != "" {
+			what += " (" + lastError + ")"
+		}
+		waiting = append(waiting, what)
+	}
 	for _, p := range ps {
-		if p.keys.Ready() {
-			continue
+		if !p.keys.Ready() {
+			wait("the key set of "+p.name+" has not been loaded", p.keys.Status().LastError)
 		}
-		why := "the key set of " + p.name + " has not been loaded"
-		if last := p.keys.Status().LastError; last != "" {
-			why += " (" + last + ")"
+		if p.rbac != nil && !p.rbac.Ready() {
+			wait("the RBAC policy of "+p.name+" has not been loaded", p.rbac.Status().LastError)
 		}
-		waiting = append(waiting, why)
 	}
 	return strings.Join(waiting, "; ")
 }
 
-func newGate(cfg *config.Config, ps projects, logger *slog.Logger, registerer prometheus.Registerer) (*check.Server, error) {
-	rules, err := policy.Compile(cfg.Rules, cfg.DefaultRule)
+func newGate(cfg *config.Config, ps projects, ended *revocation.Denylist, logger *slog.Logger, registerer prometheus.Registerer) (*check.Server, error) {
+	gate, err := cfg.Gate()
 	if err != nil {
 		return nil, err
 	}
-	byName := make(map[string]check.Project, len(ps))
+	gate.Ended, gate.Logger, gate.Registerer = ended, logger, registerer
+	gate.Projects = make(map[string]check.Project, len(ps))
 	for _, p := range ps {
-		byName[p.name] = p.gate
+		gate.Projects[p.name] = p.gate
 	}
-	return check.New(check.Config{
-		Rules:           rules,
-		Projects:        byName,
-		Credentials:     cfg.Credentials,
-		JWTCookie:       cfg.JWTCookie,
-		IdentityHeaders: cfg.IdentityHeaders,
-		Logger:          logger,
-		Registerer:      registerer,
-	})
+	return check.New(gate)
 }
 
 // The bounds of the gRPC server.

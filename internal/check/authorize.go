@@ -7,20 +7,26 @@ import (
 	"time"
 
 	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/requirement"
+	"authz-sidecar/internal/revocation"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 )
 
 // authorize is the line that every request walks, and the one place that decides.
 func (s *Server) authorize(ctx context.Context, req *request) decision {
-	now := time.Now()
-	rule, err := s.rules.Match(req.method, req.path)
+	now := s.now()
+	found, err := s.rules.Match(req.forRules())
 	if err != nil {
 		return deny(reasonFor(err), err)
 	}
-	d := decision{rule: rule}
+	rule := found.Rule
+	d := decision{now: now, found: found, rule: rule}
 	if rule.Session == policy.None {
 		return d.as(Public)
+	}
+	if rule.Preflight && req.isPreflight() {
+		return d.as(Preflight)
 	}
 
 	d.credential, err = s.credentials.Extract(req.authorization, req.cookie, req.token)
@@ -33,31 +39,67 @@ func (s *Server) authorize(ctx context.Context, req *request) decision {
 		}
 		return d.as(NoCredential)
 	}
+	if rule.RefuseCrossSite && cameByCookie(d.credential) && s.crossSite(req, found.Host) {
+		return d.as(CrossSite)
+	}
 
+	waiting, cancel := beforeDeadline(ctx)
+	defer cancel()
 	project := s.projects[rule.Project]
-	proved, err := prove(ctx, project.Verifier, d.credential, now)
+	d.proved, err = prove(waiting, project.Verifier, d.credential, now)
 	if err != nil {
 		return d.because(err)
 	}
-	d.session = proved.session
-	if proved.fresh(now, rule.MaxTokenAge) {
-		return s.pass(d, Verified)
+	d.session = d.proved.session
+	if s.isEnded(d.session, now) {
+		return d.as(Revoked)
+	}
+	if d.proved.fresh(now, rule.MaxTokenAge) && !asksAPI(rule) {
+		return s.judge(waiting, req, s.refreshAhead(waiting, d), Verified)
+	}
+	if rule.DenyExpired && d.proved.session != nil {
+		return d.as(Expired)
 	}
 
-	exchange, err := trade(ctx, project.API, d.credential, proved, rule.MaxTokenAge)
+	d.asked = true
+	exchange, err := project.trade(waiting, d.credential, d.proved, rule)
 	if err != nil {
-		return d.because(err)
+		s.doubt(d, err)
+		if !s.graced(req, d, err) {
+			return d.because(err)
+		}
+		late, cancel := beforeDeadline(ctx) // a part of what was kept back: the API may have taken all the rest
+		defer cancel()
+		return s.judge(late, req, d, Grace)
 	}
-	d.session, d.refreshed = exchange.Session, exchange.JWT
-	return s.pass(d, Exchanged)
+	d.session, d.refreshed, d.granted = exchange.Session, exchange.JWT, asksAPI(rule)
+	if s.isEnded(d.session, now) { // a kept exchange, of a session that has ended since
+		d.refreshed = ""
+		return d.as(Revoked)
+	}
+	return s.judge(waiting, req, d, Exchanged)
 }
 
-// pass lets a request through as who was proved, if the upstream can be told who that is.
-func (s *Server) pass(d decision, reason Reason) decision {
+// judge lets a session through that has what the rule requires, if the upstream can be told who it is.
+func (s *Server) judge(ctx context.Context, req *request, d decision, reason Reason) decision {
+	if err := d.rule.Require.Check(ctx, s.evidence(req, &d)); err != nil {
+		return d.because(err)
+	}
 	if err := s.answers.checkIdentity(d.session); err != nil {
 		return d.because(err)
 	}
 	return d.as(reason)
+}
+
+func (s *Server) evidence(req *request, d *decision) requirement.Evidence {
+	return requirement.Evidence{
+		Session:     d.session,
+		Request:     requirement.Request{Method: req.method, Host: d.found.Host, Path: d.found.Path, Header: req.header},
+		Variables:   d.found.Variables,
+		Permissions: s.projects[d.rule.Project].Permissions,
+		Granted:     d.granted,
+		Now:         d.now,
+	}
 }
 
 func (d decision) as(reason Reason) decision {
@@ -75,6 +117,8 @@ type proof struct {
 	jwt     string
 	session *session.Session
 	expired bool
+	// setAside says that there was a JWT under a key that the project has not, or no longer.
+	setAside bool
 }
 
 // fresh says whether the proof is enough for a rule that wants it younger than maxAge.
@@ -83,56 +127,78 @@ func (p proof) fresh(now time.Time, maxAge time.Duration) bool {
 }
 
 // prove verifies every JWT that was presented: a good one never makes up for a bad one. Two must be of one session;
-// the younger counts. That a JWT has expired is no error here: it is authentic, and may be traded.
+// the younger counts. That a JWT has expired is no error here: it is authentic, and may be traded. One under a key that the
+// project has retired is what a user brings who returns after months: where an opaque token can be asked about in its
+// place, it is set aside.
 func prove(ctx context.Context, v Verifier, c session.Credential, now time.Time) (proof, error) {
-	header, err := proveOne(ctx, v, c.HeaderJWT, now)
+	header, err := proveOne(ctx, v, c.HeaderJWT, c.Token != "", now)
 	if err != nil {
 		return proof{}, fmt.Errorf("authorization header: %w", err)
 	}
 	if c.CookieJWT == c.HeaderJWT {
 		return header, nil
 	}
-	cookie, err := proveOne(ctx, v, c.CookieJWT, now)
+	cookie, err := proveOne(ctx, v, c.CookieJWT, c.Token != "", now)
 	if err != nil {
 		return proof{}, fmt.Errorf("cookie: %w", err)
 	}
+	setAside := header.setAside || cookie.setAside
+	younger := header
 	switch {
 	case cookie.session == nil:
-		return header, nil
 	case header.session == nil:
-		return cookie, nil
+		younger = cookie
 	case !sameSession(header.session, cookie.session):
 		return proof{}, fmt.Errorf("%w: the authorization header and the cookie hold JWTs of different sessions", session.ErrAmbiguous)
 	case cookie.session.IssuedAt.After(header.session.IssuedAt):
-		return cookie, nil
+		younger = cookie
 	}
-	return header, nil
+	younger.setAside = setAside
+	return younger, nil
 }
 
-func proveOne(ctx context.Context, v Verifier, jwt string, now time.Time) (proof, error) {
+func proveOne(ctx context.Context, v Verifier, jwt string, mayBeSetAside bool, now time.Time) (proof, error) {
 	if jwt == "" {
 		return proof{}, nil
 	}
 	s, err := v.Verify(ctx, jwt, now)
-	if errors.Is(err, session.ErrExpired) && s != nil {
+	switch {
+	case errors.Is(err, session.ErrExpired) && s != nil:
 		return proof{jwt: jwt, session: s, expired: true}, nil
-	}
-	if err != nil {
+	case errors.Is(err, session.ErrUnknownKey) && mayBeSetAside:
+		return proof{setAside: true}, nil
+	case err != nil:
 		return proof{}, err
 	}
 	return proof{jwt: jwt, session: s}, nil
 }
 
-// trade asks the session API for a new JWT. Where both were presented, the opaque token is what is traded: it says
-// which session the client means even when its JWT is old. An opaque token alone is asked about every time.
-func trade(ctx context.Context, api SessionAPI, c session.Credential, proved proof, maxAge time.Duration) (*sessionapi.Exchange, error) {
-	if c.Token == "" {
-		return api.Authenticate(ctx, sessionapi.Request{JWT: proved.jwt, Session: proved.session}, maxAge)
+// asksAPI says whether the rule has the session API judge a permission, so that no local proof is enough.
+func asksAPI(rule *policy.Rule) bool {
+	p := rule.Require.Permission()
+	return p != nil && p.AskAPI
+}
+
+// trade asks the session API for a new JWT, and about the rule's permission if it is the API's to judge.
+func (p Project) trade(ctx context.Context, c session.Credential, proved proof, rule *policy.Rule) (*sessionapi.Exchange, error) {
+	r, maxAge := ask(c, proved, rule)
+	if asksAPI(rule) {
+		known := proved.session
+		if known == nil && p.Product == session.B2B { // a check names the organization, which an opaque token does not tell
+			first, err := p.API.Authenticate(ctx, r, maxAge)
+			if err != nil {
+				return nil, err
+			}
+			known = first.Session
+			r.Token, r.JWT, r.Session = "", first.JWT, first.Session
+		}
+		permission := rule.Require.Permission()
+		r.Check = &sessionapi.AuthorizationCheck{ResourceID: permission.ResourceID, Action: permission.Action}
+		if known != nil {
+			r.Check.OrganizationID = known.OrganizationID
+		}
 	}
-	if proved.session == nil {
-		maxAge = 0
-	}
-	exchange, err := api.Authenticate(ctx, sessionapi.Request{Token: c.Token}, maxAge)
+	exchange, err := p.API.Authenticate(ctx, r, maxAge)
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +206,76 @@ func trade(ctx context.Context, api SessionAPI, c session.Credential, proved pro
 		return nil, fmt.Errorf("%w: the JWT and the opaque token are of different sessions", session.ErrAmbiguous)
 	}
 	return exchange, nil
+}
+
+// ask is what to ask the session API, and how old its answer may be. Where both were presented, the opaque token is what is
+// traded: it says which session the client means even when its JWT is old. For one alone the rule says how long an answer
+// serves.
+func ask(c session.Credential, proved proof, rule *policy.Rule) (r sessionapi.Request, maxAge time.Duration) {
+	r = sessionapi.Request{DurationMinutes: rule.SessionDurationMinutes}
+	switch {
+	case c.Token == "":
+		r.JWT, r.Session = proved.jwt, proved.session
+		return r, rule.MaxTokenAge
+	case proved.session == nil:
+		r.Token = c.Token
+		return r, rule.TokenReuse
+	}
+	r.Token = c.Token
+	return r, rule.MaxTokenAge
+}
+
+// refreshAhead trades a JWT that is close to its end, in the background, and puts the new one into the decision once it is
+// there.
+func (s *Server) refreshAhead(ctx context.Context, d decision) decision {
+	left := d.session.Expires.Sub(d.now)
+	if left > d.rule.RefreshAhead || !s.answers.canHandBack(d.credential) {
+		return d
+	}
+	r, _ := ask(d.credential, d.proved, d.rule)
+	r.Session = d.session
+	exchange := s.projects[d.rule.Project].API.Ahead(ctx, r)
+	if exchange == nil || !sameSession(exchange.Session, d.session) || !exchange.Session.Expires.After(d.session.Expires) {
+		return d
+	}
+	d.session, d.refreshed = exchange.Session, exchange.JWT
+	return d
+}
+
+// graced says whether an old JWT passes although the session API could not be asked.
+func (s *Server) graced(req *request, d decision, err error) bool {
+	rule, old := d.rule, d.proved.session
+	if rule.Grace == 0 || old == nil || asksAPI(rule) || rule.GraceSafeMethodsOnly && !req.isSafe() {
+		return false
+	}
+	if !errors.Is(err, sessionapi.ErrUnavailable) || errors.Is(err, sessionapi.ErrSecretRefused) {
+		return false
+	}
+	if old.EndsAt.IsZero() || !d.now.Before(old.EndsAt) || s.ended.Doubted(endedSession(old), d.now) {
+		return false
+	}
+	end := old.Expires
+	if rule.MaxTokenAge != session.NoMaxAge && old.IssuedAt.Add(rule.MaxTokenAge).Before(end) {
+		end = old.IssuedAt.Add(rule.MaxTokenAge)
+	}
+	return d.now.Before(end.Add(rule.Grace))
+}
+
+// doubt remembers that the session of a JWT has probably ended, since that of the opaque token beside it has. What the API
+// says of the JWT itself, sessionapi.Config.OnEnded tells.
+func (s *Server) doubt(d decision, err error) {
+	if errors.Is(err, sessionapi.ErrSessionNotFound) && d.credential.Token != "" && d.proved.session != nil {
+		s.ended.Doubt(endedSession(d.proved.session), d.now)
+	}
+}
+
+// isEnded says whether a session, which may be nil, is known to have ended.
+func (s *Server) isEnded(proved *session.Session, now time.Time) bool {
+	return proved != nil && s.ended.Denied(endedSession(proved), now)
+}
+
+func endedSession(s *session.Session) revocation.Session {
+	return revocation.Session{ProjectID: s.ProjectID, ID: s.ID}
 }
 
 func sameSession(a, b *session.Session) bool {

@@ -19,6 +19,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/requirement"
+	"authz-sidecar/internal/revocation"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 )
@@ -33,8 +35,23 @@ type Config struct {
 	Credentials session.Names
 	// JWTCookie are the attributes of the cookie in which a refreshed JWT goes back to the client.
 	JWTCookie CookieAttributes
+	// RefreshedJWTHeader is the response header, in lower case, in which it goes back to a client whose credential came by
+	// header. Default: none.
+	RefreshedJWTHeader string
+	// RemoveCredential takes the credential from a request before it goes upstream.
+	RemoveCredential bool
 	// IdentityHeaders tell the upstream who is calling, and are taken from every client that sends them.
 	IdentityHeaders []IdentityHeader
+	// LogIn is where rules with RedirectToLogIn send browsers.
+	LogIn LogIn
+	// TrustedOrigins are no other sites for rules with RefuseCrossSite.
+	TrustedOrigins []string
+	// Shadow observes only, whatever the rules say.
+	Shadow bool
+	// Ended remembers the sessions that the session API did not find. Default: nothing is remembered.
+	Ended *revocation.Denylist
+	// Now is the clock. Default time.Now.
+	Now func() time.Time
 	// Logger gets one line a decision: a denial at Info, an allowance at Debug. Default: none.
 	Logger *slog.Logger
 	// Registerer gets the metrics. Default: none.
@@ -43,8 +60,19 @@ type Config struct {
 
 // Project proves the sessions of one project.
 type Project struct {
+	Product  session.Product
 	Verifier Verifier
 	API      SessionAPI
+	// Permissions is nil where no rule needs it.
+	Permissions requirement.Permissions
+}
+
+// LogIn is the log-in page.
+type LogIn struct {
+	// URL is a path of the same host, or an https URL.
+	URL string
+	// ReturnParameter is the query parameter that gets the path to return to.
+	ReturnParameter string
 }
 
 // Verifier proves a JWT locally; *session.Verifier is one.
@@ -55,17 +83,22 @@ type Verifier interface {
 // SessionAPI trades a credential for a new JWT and its proof; *sessionapi.Client is one.
 type SessionAPI interface {
 	Authenticate(ctx context.Context, r sessionapi.Request, maxAge time.Duration) (*sessionapi.Exchange, error)
+	Ahead(ctx context.Context, r sessionapi.Request) *sessionapi.Exchange
 }
 
 // Server is the ext_authz service.
 type Server struct {
 	authv3.UnimplementedAuthorizationServer
 
-	rules       *policy.Set
-	projects    map[string]Project
-	credentials session.Names
-	answers     *answers
-	observer    *observer
+	rules          *policy.Set
+	projects       map[string]Project
+	credentials    session.Names
+	trustedOrigins map[string]bool
+	shadow         bool
+	ended          *revocation.Denylist
+	now            func() time.Time
+	answers        *answers
+	observer       *observer
 }
 
 // New makes a Server.
@@ -73,33 +106,54 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Rules == nil {
 		return nil, errors.New("check: no rules")
 	}
+	shadowRules := 0
 	for _, rule := range cfg.Rules.All() {
 		if _, ok := cfg.Projects[rule.Project]; !ok && rule.Session != policy.None {
 			return nil, fmt.Errorf("check: rule %s names project %q, which there is not", rule.Name, rule.Project)
+		}
+		if rule.RedirectToLogIn && cfg.LogIn.URL == "" {
+			return nil, fmt.Errorf("check: rule %s sends browsers to a log-in page, and there is none", rule.Name)
+		}
+		if cfg.Shadow || rule.Shadow {
+			shadowRules++
 		}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	answers, err := newAnswers(cfg.Credentials.JWTCookie, cfg.JWTCookie, cfg.IdentityHeaders)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	answers, err := newAnswers(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &Server{
-		rules:       cfg.Rules,
-		projects:    cfg.Projects,
-		credentials: cfg.Credentials,
-		answers:     answers,
-		observer:    newObserver(cfg.Logger, cfg.Registerer),
-	}, nil
+	s := &Server{
+		rules:          cfg.Rules,
+		projects:       cfg.Projects,
+		credentials:    cfg.Credentials,
+		trustedOrigins: make(map[string]bool, len(cfg.TrustedOrigins)),
+		shadow:         cfg.Shadow,
+		ended:          cfg.Ended,
+		now:            cfg.Now,
+		answers:        answers,
+		observer:       newObserver(cfg.Logger, cfg.Registerer, shadowRules),
+	}
+	for _, origin := range cfg.TrustedOrigins {
+		s.trustedOrigins[origin] = true
+	}
+	return s, nil
 }
 
 // Check answers one request. Its error is always nil: see the package comment. What grpc does before and after is Codec's to
 // keep from ending as an error.
 func (s *Server) Check(ctx context.Context, in *authv3.CheckRequest) (response *authv3.CheckResponse, _ error) {
+	response, _, _ = s.check(ctx, in)
+	return response, nil
+}
+
+func (s *Server) check(ctx context.Context, in *authv3.CheckRequest) (response *authv3.CheckResponse, req request, d decision) {
 	start := time.Now()
-	var req request
-	var d decision
 	defer func() {
 		if p := recover(); p != nil {
 			d = deny(Internal, nil)
@@ -109,13 +163,21 @@ func (s *Server) Check(ctx context.Context, in *authv3.CheckRequest) (response *
 		s.observer.decided(ctx, &req, &d, time.Since(start))
 	}()
 
-	ctx, cancel := beforeDeadline(ctx)
-	defer cancel()
 	req = read(in, s.credentials.TokenHeader)
 	d = s.authorize(ctx, &req)
+	d.shadowed = s.observes(&d)
 	response = s.answers.answer(&req, &d)
-	return response, nil
+	return response, req, d
 }
+
+// observes says whether the request passes though it is denied, because its rule or the whole gate only observes.
+func (s *Server) observes(d *decision) bool {
+	return !d.reason.Allowed() && canShadow(d.reason) && (s.shadow || d.rule != nil && d.rule.Shadow)
+}
+
+// canShadow says of a denial whether a shadow lets it pass: not if no rule can be trusted to be the request's, nor a fault of
+// ours.
+func canShadow(r Reason) bool { return !r.Allowed() && r != AmbiguousPath && r != Internal }
 
 // The answer leaves this long before the caller's deadline, which is the time-out of Envoy's filter: a time-out there
 // counts as an error, and with failure_mode_allow an error lets the request in. Envoy's clock runs from before the Check was

@@ -24,9 +24,11 @@ import (
 func TestWhoPassesAndWhoDoesNot(t *testing.T) {
 	h := newHouse(t, session.Consumer, nil)
 	login, other := h.logIn(sessionapitest.LogIn{}), h.logIn(sessionapitest.LogIn{})
-	dead := h.logIn(sessionapitest.LogIn{})
-	if err := h.emulator.Revoke(dead.SessionID); err != nil {
-		t.Fatal(err)
+	dead, gone := h.logIn(sessionapitest.LogIn{}), h.logIn(sessionapitest.LogIn{})
+	for _, login := range []sessionapitest.Login{dead, gone} {
+		if err := h.emulator.Revoke(login.SessionID); err != nil {
+			t.Fatal(err)
+		}
 	}
 	unknownKey, err := h.emulator.Sign(map[string]any{"alg": "RS256", "typ": "JWT", "kid": "jwk-test-nobody"}, map[string]any{})
 	if err != nil {
@@ -73,8 +75,9 @@ func TestWhoPassesAndWhoDoesNot(t *testing.T) {
 
 		{"an expired session JWT is traded", "/", bearer(old), 200, "exchanged", 1},
 		{"an expired JWT of a revoked session", "/", bearer(h.mint(dead, time.Hour)), 401, "session_not_found", 1},
-		{"an unexpired JWT of a revoked session passes until it expires", "/", bearer(dead.JWT), 200, "verified", 0},
-		{"but not where it must be fresh", "/fresh", bearer(dead.JWT), 401, "session_not_found", 1},
+		{"whose unexpired one is then known, too", "/", bearer(dead.JWT), 401, "revoked", 0},
+		{"an unexpired JWT of a revoked session passes until somebody asks", "/", bearer(gone.JWT), 200, "verified", 0},
+		{"as where it must be fresh", "/fresh", bearer(gone.JWT), 401, "session_not_found", 1},
 		{"a living one passes there", "/fresh", bearer(jwt), 200, "exchanged", 1},
 		{"every time anew", "/fresh", bearer(jwt), 200, "exchanged", 1},
 		{"young enough for the rule", "/30s", bearer(h.mint(login, 25*time.Second)), 200, "verified", 0},
@@ -136,7 +139,6 @@ func TestWhatCouldNotBeAskedIs503(t *testing.T) {
 		{"too many requests", sessionapitest.Fault{Status: 429, Body: body(429, "too_many_requests", "x")}, 503, "api_unavailable"},
 		{"404 without a type", sessionapitest.Fault{Status: 404, Body: "{}"}, 503, "api_unavailable"},
 		{"our own secret", sessionapitest.Fault{Status: 401, Body: body(401, "unauthorized_credentials", "x")}, 503, "secret_refused"},
-		{"the session is gone", sessionapitest.Fault{Status: 404, Body: body(404, "session_not_found", "x")}, 401, "session_not_found"},
 		{"the credential is refused", sessionapitest.Fault{Status: 400, Body: body(400, "unable_to_parse_session_jwt", "x")}, 401, "credential_refused"},
 		{"the organization is suspended", sessionapitest.Fault{Status: 403, Body: body(403, "organization_suspended", "x")}, 403, "forbidden"},
 	} {
@@ -155,6 +157,13 @@ func TestWhatCouldNotBeAskedIs503(t *testing.T) {
 	h.emulator.ClearFaults()
 	if a := h.check("/", "authorization", "Bearer "+old); a.reason != "exchanged" {
 		t.Errorf("afterwards: %s", a.reason)
+	}
+	gone := sessionapitest.Fault{Status: 404, Body: body(404, "session_not_found", "x")}
+	if err := h.emulator.SetFault("authenticate", gone); err != nil {
+		t.Fatal(err)
+	}
+	if a := h.check("/fresh", "authorization", "Bearer "+login.JWT); a.status() != 401 || a.reason != "session_not_found" {
+		t.Errorf("the session is gone: %d %s", a.status(), a.reason)
 	}
 }
 
@@ -379,7 +388,7 @@ func TestAnythingUndecidedIsDenied(t *testing.T) {
 	}
 	for r := check.Reason(-1); r < 100; r++ {
 		known := r >= check.Public && r <= check.Internal
-		if r.Allowed() && (!known || r > check.Exchanged) {
+		if r.Allowed() && (!known || r > check.Grace) {
 			t.Errorf("%d (%v) allows", r, r)
 		}
 	}
@@ -394,6 +403,8 @@ func (f faulty) Verify(context.Context, string, time.Time) (*session.Session, er
 	}
 	return nil, f.err
 }
+
+func (f faulty) Ahead(context.Context, sessionapi.Request) *sessionapi.Exchange { panic("session API") }
 
 func (f faulty) Authenticate(context.Context, sessionapi.Request, time.Duration) (*sessionapi.Exchange, error) {
 	panic("session API")
@@ -503,7 +514,7 @@ func TestOneDecisionOneLogLineOneCount(t *testing.T) {
 }
 
 func TestNewRefusesARuleWithoutAProject(t *testing.T) {
-	rules, err := policy.Compile(nil, policy.Rule{Name: "default", Project: "nobody"})
+	rules, err := policy.Compile(policy.Config{Default: policy.Rule{Name: "default", Project: "nobody"}})
 	if err != nil {
 		t.Fatal(err)
 	}

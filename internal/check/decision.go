@@ -3,8 +3,10 @@ package check
 import (
 	"errors"
 	"net/http"
+	"time"
 
 	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/requirement"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 )
@@ -18,12 +20,16 @@ const (
 
 	// Public: the rule wants no session.
 	Public
+	// Preflight: the rule lets CORS preflights pass.
+	Preflight
 	// Anonymous: the rule wants no session but would have checked one, and none was presented.
 	Anonymous
 	// Verified: the JWT was proved locally.
 	Verified
 	// Exchanged: the session API gave a new JWT for the credential.
 	Exchanged
+	// Grace: the JWT is too old and the session API could not be asked, but the rule allows some time for that.
+	Grace
 
 	// NoCredential: a session is required and none was presented.
 	NoCredential
@@ -37,6 +43,10 @@ const (
 	ClaimsRefused
 	// NotYetValid: a JWT's nbf or iat lies in the future.
 	NotYetValid
+	// Expired: the JWT is too old, and the rule leaves its refresh to the client.
+	Expired
+	// Revoked: the session is known to have ended, though its JWT has not.
+	Revoked
 	// SessionNotFound: the session API knows no such session; it was revoked or has ended.
 	SessionNotFound
 	// CredentialRefused: the session API refused the credential.
@@ -47,12 +57,20 @@ const (
 	AmbiguousCredential
 	// AmbiguousPath: two servers could read the path differently.
 	AmbiguousPath
-	// Forbidden: the session API says that the session may not.
+	// StepUp: the session needs further authentication factors.
+	StepUp
+	// Forbidden: the session lacks what the rule requires, or the session API says that it may not.
 	Forbidden
+	// CrossSite: a page of another site sent the request, with the user's cookie.
+	CrossSite
+	// UnknownRule: Envoy's route names a rule that there is not. An alarm.
+	UnknownRule
 	// KeysUnavailable: the key that a JWT names could not be learnt.
 	KeysUnavailable
 	// APIUnavailable: the session API could not be asked.
 	APIUnavailable
+	// PermissionsUnavailable: the project's RBAC policy could not be learnt.
+	PermissionsUnavailable
 	// SecretRefused: the session API refused our own secret. An alarm.
 	SecretRefused
 	// Internal: a fault of ours.
@@ -69,26 +87,34 @@ var reasons = [...]struct {
 	public string
 }{
 	Public:    {"public", http.StatusOK, ""},
+	Preflight: {"preflight", http.StatusOK, ""},
 	Anonymous: {"anonymous", http.StatusOK, ""},
 	Verified:  {"verified", http.StatusOK, ""},
 	Exchanged: {"exchanged", http.StatusOK, ""},
+	Grace:     {"grace", http.StatusOK, ""},
 
-	NoCredential:        {"no_credential", http.StatusUnauthorized, "no_credential"},
-	Malformed:           {"malformed", http.StatusUnauthorized, "invalid_credential"},
-	Forged:              {"forged", http.StatusUnauthorized, "invalid_credential"},
-	UnknownKey:          {"unknown_key", http.StatusUnauthorized, "invalid_credential"},
-	ClaimsRefused:       {"claims_refused", http.StatusUnauthorized, "invalid_credential"},
-	NotYetValid:         {"not_yet_valid", http.StatusUnauthorized, "invalid_credential"},
-	SessionNotFound:     {"session_not_found", http.StatusUnauthorized, "invalid_credential"},
-	CredentialRefused:   {"credential_refused", http.StatusUnauthorized, "invalid_credential"},
-	ExchangeMismatch:    {"exchange_mismatch", http.StatusUnauthorized, "invalid_credential"},
-	AmbiguousCredential: {"ambiguous_credential", http.StatusBadRequest, "ambiguous_credential"},
-	AmbiguousPath:       {"ambiguous_path", http.StatusBadRequest, "ambiguous_path"},
-	Forbidden:           {"forbidden", http.StatusForbidden, "forbidden"},
-	KeysUnavailable:     {"keys_unavailable", http.StatusServiceUnavailable, "unavailable"},
-	APIUnavailable:      {"api_unavailable", http.StatusServiceUnavailable, "unavailable"},
-	SecretRefused:       {"secret_refused", http.StatusServiceUnavailable, "unavailable"},
-	Internal:            {"internal", http.StatusServiceUnavailable, "unavailable"},
+	NoCredential:           {"no_credential", http.StatusUnauthorized, "no_credential"},
+	Malformed:              {"malformed", http.StatusUnauthorized, "invalid_credential"},
+	Forged:                 {"forged", http.StatusUnauthorized, "invalid_credential"},
+	UnknownKey:             {"unknown_key", http.StatusUnauthorized, "invalid_credential"},
+	ClaimsRefused:          {"claims_refused", http.StatusUnauthorized, "invalid_credential"},
+	NotYetValid:            {"not_yet_valid", http.StatusUnauthorized, "invalid_credential"},
+	Expired:                {"expired", http.StatusUnauthorized, "expired"},
+	Revoked:                {"revoked", http.StatusUnauthorized, "invalid_credential"},
+	SessionNotFound:        {"session_not_found", http.StatusUnauthorized, "invalid_credential"},
+	CredentialRefused:      {"credential_refused", http.StatusUnauthorized, "invalid_credential"},
+	ExchangeMismatch:       {"exchange_mismatch", http.StatusUnauthorized, "invalid_credential"},
+	AmbiguousCredential:    {"ambiguous_credential", http.StatusBadRequest, "ambiguous_credential"},
+	AmbiguousPath:          {"ambiguous_path", http.StatusBadRequest, "ambiguous_path"},
+	StepUp:                 {"step_up", http.StatusUnauthorized, "step_up"},
+	Forbidden:              {"forbidden", http.StatusForbidden, "forbidden"},
+	CrossSite:              {"cross_site", http.StatusForbidden, "cross_site"},
+	UnknownRule:            {"unknown_rule", http.StatusServiceUnavailable, "unavailable"},
+	KeysUnavailable:        {"keys_unavailable", http.StatusServiceUnavailable, "unavailable"},
+	APIUnavailable:         {"api_unavailable", http.StatusServiceUnavailable, "unavailable"},
+	PermissionsUnavailable: {"permissions_unavailable", http.StatusServiceUnavailable, "unavailable"},
+	SecretRefused:          {"secret_refused", http.StatusServiceUnavailable, "unavailable"},
+	Internal:               {"internal", http.StatusServiceUnavailable, "unavailable"},
 }
 
 // String is the reason's name.
@@ -108,15 +134,45 @@ func (r Reason) known() Reason {
 // decision is what was answered, and why.
 type decision struct {
 	reason Reason
-	// rule is nil if none was found.
-	rule *policy.Rule
+	now    time.Time
+	// found is how the request was read; its rule, and ours, is nil if none was found.
+	found policy.Found
+	rule  *policy.Rule
+	// credential is what was presented, proved what it proves on its own.
+	credential session.Credential
+	proved     proof
+	// asked says that the session API was, and granted that it was also about the rule's permission, and said yes.
+	asked, granted bool
 	// session is who was proved to ask, nil for nobody; it may still be denied.
 	session *session.Session
-	// refreshed is the new JWT of an exchange, and credential what it was traded for.
-	refreshed  string
-	credential session.Credential
+	// refreshed is the new JWT of an exchange, for the client and the upstream.
+	refreshed string
+	// shadowed says that the request passes though it would have been denied.
+	shadowed bool
 	// detail is for the log; it never holds a credential.
 	detail error
+}
+
+// verdict is "allow", "deny" or "would_deny".
+func (d *decision) verdict() string {
+	switch {
+	case d.reason.Allowed():
+		return "allow"
+	case d.shadowed:
+		return "would_deny"
+	}
+	return "deny"
+}
+
+// unmet names the requirement that the session does not meet, "" for none.
+func (d *decision) unmet() string {
+	if unmet, ok := errors.AsType[*requirement.UnmetError](d.detail); ok {
+		return unmet.Requirement
+	}
+	if errors.Is(d.detail, requirement.ErrStepUp) {
+		return "factors"
+	}
+	return ""
 }
 
 func deny(reason Reason, detail error) decision { return decision{reason: reason, detail: detail} }
@@ -137,6 +193,7 @@ var errorReasons = []struct {
 	reason Reason
 }{
 	{policy.ErrAmbiguousPath, AmbiguousPath},
+	{policy.ErrUnknownRule, UnknownRule},
 	{session.ErrAmbiguous, AmbiguousCredential},
 	{session.ErrMalformed, Malformed},
 	{session.ErrForged, Forged},
@@ -148,6 +205,9 @@ var errorReasons = []struct {
 	{sessionapi.ErrCredentialRefused, CredentialRefused},
 	{sessionapi.ErrMismatch, ExchangeMismatch},
 	{sessionapi.ErrForbidden, Forbidden},
+	{requirement.ErrForbidden, Forbidden},
+	{requirement.ErrStepUp, StepUp},
+	{requirement.ErrUnavailable, PermissionsUnavailable},
 	{sessionapi.ErrSecretRefused, SecretRefused},
 	{sessionapi.ErrUnavailable, APIUnavailable},
 }

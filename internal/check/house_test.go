@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,11 +16,14 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 
 	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/jwkscache"
 	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/requirement"
+	"authz-sidecar/internal/revocation"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 	"authz-sidecar/internal/sessionapi/sessionapitest"
@@ -34,6 +38,7 @@ type house struct {
 	t        testing.TB
 	emulator *sessionapitest.Server
 	server   *check.Server
+	ended    *revocation.Denylist
 	log      *safeBuffer
 	metrics  *prometheus.Registry
 }
@@ -70,22 +75,26 @@ func newHouse(t testing.TB, product session.Product, edit func(*check.Config)) *
 	client, err := sessionapi.New(sessionapi.Config{
 		Product: product, ProjectID: project, Secret: sessionapitest.DefaultSecret, BaseURL: api.URL,
 		Verify: verifier.Verify, Timeout: 2 * time.Second, MaxCalls: 256, KeptExchanges: 100,
+		OnEnded: func(s *session.Session) {
+			h.ended.Deny(revocation.Session{ProjectID: s.ProjectID, ID: s.ID}, time.Now())
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules, err := policy.Compile([]policy.Rule{
-		{Name: "public", PathPrefix: "/public", Session: policy.None},
-		{Name: "optional", PathPrefix: "/optional", Session: policy.Optional, Project: project, MaxTokenAge: session.NoMaxAge},
-		{Name: "fresh", PathPrefix: "/fresh", Project: project, MaxTokenAge: 0},
-		{Name: "half a minute", PathPrefix: "/30s", Project: project, MaxTokenAge: 30 * time.Second},
-	}, policy.Rule{Name: "default", Project: project, MaxTokenAge: session.NoMaxAge})
+	denylist, err := revocation.New(revocation.Config{Retention: time.Hour, Capacity: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.ended = denylist
 	cfg := check.Config{
-		Rules:       rules,
-		Projects:    map[string]check.Project{project: {Verifier: verifier, API: client}},
+		Rules: compile(t,
+			policy.Rule{Name: "public", Match: prefix("/public"), Session: policy.None},
+			policy.Rule{Name: "optional", Match: prefix("/optional"), Session: policy.Optional, MaxTokenAge: session.NoMaxAge},
+			policy.Rule{Name: "fresh", Match: prefix("/fresh"), MaxTokenAge: 0},
+			policy.Rule{Name: "half a minute", Match: prefix("/30s"), MaxTokenAge: 30 * time.Second},
+		),
+		Projects:    map[string]check.Project{project: {Product: product, Verifier: verifier, API: client}},
 		Credentials: session.Names{JWTCookie: "stytch_session_jwt", TokenCookie: "stytch_session", TokenHeader: "x-session-token"},
 		JWTCookie:   check.CookieAttributes{Path: "/", SameSite: "Lax", Secure: true},
 		IdentityHeaders: []check.IdentityHeader{
@@ -95,6 +104,7 @@ func newHouse(t testing.TB, product session.Product, edit func(*check.Config)) *
 		Logger:     slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Registerer: h.metrics,
 	}
+	cfg.Ended = h.ended
 	if edit != nil {
 		edit(&cfg)
 	}
@@ -109,6 +119,36 @@ func newHouse(t testing.TB, product session.Product, edit func(*check.Config)) *
 		api.Close()
 	})
 	return h
+}
+
+// compile makes a set of rules for the house's project; the default one wants a session.
+func compile(t testing.TB, rules ...policy.Rule) *policy.Set {
+	t.Helper()
+	for i := range rules {
+		rules[i].Project = project
+	}
+	set, err := policy.Compile(policy.Config{Rules: rules, Default: policy.Rule{Name: "default", Project: project, MaxTokenAge: session.NoMaxAge}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+func prefix(path string) policy.Match { return policy.Match{PathPrefix: path} }
+
+// withRules has a house go by other rules.
+func withRules(t testing.TB, rules ...policy.Rule) func(*check.Config) {
+	return func(c *check.Config) { c.Rules = compile(t, rules...) }
+}
+
+// require compiles a requirement.
+func require(t testing.TB, cfg requirement.Config) *requirement.Set {
+	t.Helper()
+	set, err := requirement.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
 }
 
 // sharedKeys spares a test the making of its own RSA keys.
@@ -175,6 +215,9 @@ func (a answer) status() int {
 	if a.allowed() {
 		return 200
 	}
+	if a.GetErrorResponse() != nil {
+		return int(a.GetErrorResponse().GetStatus().GetCode())
+	}
 	return int(a.GetDeniedResponse().GetStatus().GetCode())
 }
 
@@ -198,9 +241,14 @@ func (a answer) client() map[string]string {
 }
 
 func (a answer) body() map[string]string {
-	var body map[string]string
+	var body struct{ Reason, Message string }
 	json.Unmarshal([]byte(a.GetDeniedResponse().GetBody()), &body)
-	return body
+	return map[string]string{"reason": body.Reason, "message": body.Message}
+}
+
+// metadata is a text of the dynamic metadata.
+func (a answer) metadata(name string) string {
+	return a.GetDynamicMetadata().GetFields()[name].GetStringValue()
 }
 
 type safeBuffer struct {
@@ -218,4 +266,28 @@ func (b *safeBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buffer.String()
+}
+
+// metric is the value of a counter or gauge with these labels, given as name, value pairs.
+func (h *house) metric(name string, labels ...string) float64 {
+	h.t.Helper()
+	families, err := h.metrics.Gather()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var sum float64
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			fits := f.GetName() == name
+			for i := 0; i < len(labels); i += 2 {
+				fits = fits && slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool {
+					return l.GetName() == labels[i] && l.GetValue() == labels[i+1]
+				})
+			}
+			if fits {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
 }

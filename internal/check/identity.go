@@ -1,9 +1,13 @@
 package check
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"authz-sidecar/internal/session"
 )
@@ -12,8 +16,13 @@ import (
 type IdentityHeader struct {
 	// Name is in lower case.
 	Name string
-	// Value is what it says: "subject", "session_id", "organization_id", "organization_slug", "roles" or "project".
+	// Value is what it says: "subject", "session_id", "organization_id", "organization_slug", "roles", "project", "factors"
+	// or "session_expires_at". This or Claim.
 	Value string
+	// Claim is the custom claim that it holds.
+	Claim string
+	// JSON writes it as JSON in ASCII, not as text.
+	JSON bool
 }
 
 // identityHeader is an IdentityHeader made ready.
@@ -28,26 +37,128 @@ type identityHeader struct {
 // identityValue is what a header says of a session, "" for nothing; false if it cannot be said in a header.
 type identityValue func(project string, s *session.Session) (string, bool)
 
-var identityValues = map[string]identityValue{
-	"subject":           func(_ string, s *session.Session) (string, bool) { return s.Subject, true },
-	"session_id":        func(_ string, s *session.Session) (string, bool) { return s.ID, true },
-	"organization_id":   func(_ string, s *session.Session) (string, bool) { return s.OrganizationID, true },
-	"organization_slug": func(_ string, s *session.Session) (string, bool) { return s.OrganizationSlug, true },
-	"project":           func(project string, _ *session.Session) (string, bool) { return project, true },
-	// An upstream would read a role with a comma as two, and one that is empty as none or one.
-	"roles": func(_ string, s *session.Session) (string, bool) {
-		bad := func(role string) bool { return role == "" || strings.Contains(role, ",") }
-		return strings.Join(s.Roles, ","), !slices.ContainsFunc(s.Roles, bad)
-	},
+// identityTexts are the values that have one text, identityLists those that have several.
+var (
+	identityTexts = map[string]func(project string, s *session.Session) string{
+		"subject":           func(_ string, s *session.Session) string { return s.Subject },
+		"session_id":        func(_ string, s *session.Session) string { return s.ID },
+		"organization_id":   func(_ string, s *session.Session) string { return s.OrganizationID },
+		"organization_slug": func(_ string, s *session.Session) string { return s.OrganizationSlug },
+		"project":           func(project string, _ *session.Session) string { return project },
+		"session_expires_at": func(_ string, s *session.Session) string {
+			if s.EndsAt.IsZero() {
+				return ""
+			}
+			return s.EndsAt.UTC().Format(time.RFC3339)
+		},
+	}
+	identityLists = map[string]func(s *session.Session) []string{
+		"roles": func(s *session.Session) []string { return s.Roles },
+		"factors": func(s *session.Session) []string {
+			types := make([]string, len(s.Factors))
+			for i, f := range s.Factors {
+				types[i] = f.Type
+			}
+			return types
+		},
+	}
+)
+
+// valueOf finds what a header says; nil if there is no such value.
+func valueOf(h IdentityHeader) identityValue {
+	if h.Claim != "" {
+		if h.Value != "" {
+			return nil
+		}
+		return claimValue(h.Claim, h.JSON)
+	}
+	if text, ok := identityTexts[h.Value]; ok {
+		return func(project string, s *session.Session) (string, bool) {
+			value := text(project, s)
+			if h.JSON && value != "" {
+				return asciiJSON(value)
+			}
+			return value, true
+		}
+	}
+	if list, ok := identityLists[h.Value]; ok {
+		return func(_ string, s *session.Session) (string, bool) {
+			if h.JSON {
+				return asciiJSON(list(s))
+			}
+			return commaList(list(s))
+		}
+	}
+	return nil
+}
+
+// claimValue says a custom claim: a text, number or boolean as it is, a list of them joined by commas. An object can only be said in
+// JSON; null is nothing.
+func claimValue(name string, inJSON bool) identityValue {
+	return func(_ string, s *session.Session) (string, bool) {
+		value, ok := s.Claims.Get(name)
+		if !ok || value == nil {
+			return "", true
+		}
+		if inJSON {
+			return s.Claims.JSON(name)
+		}
+		list, isList := value.([]any)
+		if !isList {
+			return scalar(value)
+		}
+		texts := make([]string, len(list))
+		for i, item := range list {
+			if texts[i], ok = scalar(item); !ok {
+				return "", false
+			}
+		}
+		return commaList(texts)
+	}
+}
+
+func scalar(value any) (string, bool) {
+	switch value.(type) {
+	case string, bool, int64, float64:
+		return fmt.Sprint(value), true
+	}
+	return "", false
+}
+
+// commaList joins texts. An upstream would read one with a comma as two, and one that is empty as none or one.
+func commaList(texts []string) (string, bool) {
+	bad := func(text string) bool { return text == "" || strings.Contains(text, ",") }
+	return strings.Join(texts, ","), !slices.ContainsFunc(texts, bad)
+}
+
+// asciiJSON is JSON that any header can hold.
+func asciiJSON(value any) (string, bool) {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return "", false
+	}
+	var ascii strings.Builder
+	for _, r := range string(text) {
+		switch {
+		case r < utf8.RuneSelf:
+			ascii.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&ascii, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&ascii, `\u%04x`, r)
+		}
+	}
+	return ascii.String(), true
 }
 
 // maxIdentityHyphens bounds the spellings of a name, 2 to the power of its hyphens.
 const maxIdentityHyphens = 6
 
 func newIdentityHeader(h IdentityHeader) (identityHeader, error) {
-	value, ok := identityValues[h.Value]
-	if !ok {
-		return identityHeader{}, fmt.Errorf("check: identity header %s: unknown value %q", h.Name, h.Value)
+	value := valueOf(h)
+	if value == nil {
+		return identityHeader{}, fmt.Errorf("check: identity header %s: neither a known value (%q) nor a claim, or both", h.Name, h.Value)
 	}
 	if h.Name == "" || h.Name != strings.ToLower(h.Name) || strings.Count(h.Name, "-") > maxIdentityHyphens {
 		return identityHeader{}, fmt.Errorf("check: identity header %q: not a lower-case name with at most %d hyphens", h.Name, maxIdentityHyphens)

@@ -14,18 +14,21 @@ import (
 
 // observer writes one log line and counts one decision for each Check.
 type observer struct {
-	logger    *slog.Logger
-	decisions [lastReason + 1]prometheus.Counter
-	seconds   prometheus.Histogram
-	panics    prometheus.Counter
-	lastPanic atomic.Int64 // when one was logged, in Unix nanoseconds
+	logger *slog.Logger
+	// decisions are those that stood, observed those that a shadow let pass.
+	decisions, observed [lastReason + 1]prometheus.Counter
+	setAside            prometheus.Counter
+	seconds             prometheus.Histogram
+	panics              prometheus.Counter
+	lastPanic           atomic.Int64 // when one was logged, in Unix nanoseconds
 }
 
-func newObserver(logger *slog.Logger, registerer prometheus.Registerer) *observer {
+// newObserver makes one for so many rules that only observe.
+func newObserver(logger *slog.Logger, registerer prometheus.Registerer, shadowRules int) *observer {
 	auto := promauto.With(registerer)
 	decisions := auto.NewCounterVec(prometheus.CounterOpts{
 		Name: "authz_decisions_total",
-		Help: "Checks answered, by verdict (allow, deny) and reason.",
+		Help: "Checks answered, by verdict (allow, deny, would_deny where a rule only observes) and reason.",
 	}, []string{"verdict", "reason"})
 	o := &observer{
 		logger: logger,
@@ -35,46 +38,58 @@ func newObserver(logger *slog.Logger, registerer prometheus.Registerer) *observe
 			// From a proof in memory to a call that takes the session API's whole time-out.
 			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5},
 		}),
+		setAside: auto.NewCounter(prometheus.CounterOpts{
+			Name: "authz_credentials_set_aside_total",
+			Help: "Checks in which a JWT under a key that the project has not was set aside for the opaque token beside it.",
+		}),
 		panics: auto.NewCounter(prometheus.CounterOpts{
 			Name: "authz_check_panics_total",
 			Help: "Checks that ended in a panic, each answered with a denial.",
 		}),
 	}
+	auto.NewGauge(prometheus.GaugeOpts{
+		Name: "authz_shadow_rules",
+		Help: "Rules that only observe, the default one included.",
+	}).Set(float64(shadowRules))
 	for r := Public; r <= lastReason; r++ {
-		o.decisions[r] = decisions.WithLabelValues(verdict(r), r.String())
+		d := decision{reason: r}
+		o.decisions[r] = decisions.WithLabelValues(d.verdict(), r.String())
+		if d.shadowed = true; shadowRules > 0 && canShadow(r) {
+			o.observed[r] = decisions.WithLabelValues(d.verdict(), r.String())
+		}
 	}
 	return o
-}
-
-func verdict(r Reason) string {
-	if r.Allowed() {
-		return "allow"
-	}
-	return "deny"
 }
 
 // The longest method, host, path and request id that a log line holds; they come from strangers.
 const maxLogged = 256
 
-// decided logs a denial at Info and an allowance at Debug: Envoy's access log has a line for each request already. Alarms
+// decided logs a denial at Info and an allowance at Debug, but for one by grace: Envoy's access log has a line for each request already. Alarms
 // are warnings; an outage is announced by the package that sees it, once.
 func (o *observer) decided(ctx context.Context, req *request, d *decision, took time.Duration) {
 	reason := d.reason.known()
-	o.decisions[reason].Inc()
+	if d.shadowed {
+		o.observed[reason].Inc()
+	} else {
+		o.decisions[reason].Inc()
+	}
+	if d.proved.setAside {
+		o.setAside.Inc()
+	}
 	o.seconds.Observe(took.Seconds())
 
 	level := slog.LevelInfo
 	switch reason {
-	case Public, Anonymous, Verified, Exchanged:
+	case Public, Preflight, Anonymous, Verified, Exchanged:
 		level = slog.LevelDebug
-	case ExchangeMismatch, SecretRefused, Internal:
+	case ExchangeMismatch, UnknownRule, SecretRefused, Internal:
 		level = slog.LevelWarn
 	}
 	if !o.logger.Enabled(ctx, level) {
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("verdict", verdict(reason)),
+		slog.String("verdict", d.verdict()),
 		slog.String("reason", reason.String()),
 		slog.String("method", clip(req.method)),
 		slog.String("host", clip(req.host)),
@@ -86,6 +101,12 @@ func (o *observer) decided(ctx context.Context, req *request, d *decision, took 
 	}
 	if d.rule != nil {
 		attrs = append(attrs, slog.String("rule", d.rule.Name), slog.String("project", d.rule.Project))
+	}
+	if unmet := d.unmet(); unmet != "" {
+		attrs = append(attrs, slog.String("requirement", unmet))
+	}
+	if d.proved.setAside {
+		attrs = append(attrs, slog.Bool("set_aside", true))
 	}
 	if d.session != nil {
 		attrs = append(attrs, slog.String("subject", d.session.Subject), slog.String("session_id", d.session.ID))

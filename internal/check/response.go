@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"authz-sidecar/internal/requirement"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 )
@@ -29,17 +30,32 @@ type CookieAttributes struct {
 
 // answers turns decisions into CheckResponses.
 type answers struct {
-	jwtCookie string
-	cookie    CookieAttributes
-	identity  []identityHeader
+	names              session.Names
+	cookie             CookieAttributes
+	refreshedJWTHeader string
+	removeCredential   bool
+	shadow             bool
+	logIn              LogIn
+	identity           []identityHeader
 	// The names to remove from a request that passes as nobody, and those from one that passes as somebody: the other
 	// spellings alone.
 	removeAsNobody, removeAsSomebody []string
 }
 
-func newAnswers(jwtCookie string, cookie CookieAttributes, headers []IdentityHeader) (*answers, error) {
-	a := &answers{jwtCookie: jwtCookie, cookie: cookie}
-	for _, h := range headers {
+func newAnswers(cfg Config) (*answers, error) {
+	logIn, err := newLogIn(cfg.LogIn)
+	if err != nil {
+		return nil, err
+	}
+	a := &answers{
+		names:              cfg.Credentials,
+		cookie:             cfg.JWTCookie,
+		refreshedJWTHeader: cfg.RefreshedJWTHeader,
+		removeCredential:   cfg.RemoveCredential,
+		shadow:             cfg.Shadow,
+		logIn:              logIn,
+	}
+	for _, h := range cfg.IdentityHeaders {
 		ready, err := newIdentityHeader(h)
 		if err != nil {
 			return nil, err
@@ -52,18 +68,19 @@ func newAnswers(jwtCookie string, cookie CookieAttributes, headers []IdentityHea
 }
 
 func (a *answers) answer(req *request, d *decision) *authv3.CheckResponse {
-	if d.reason.Allowed() {
+	if d.reason.Allowed() || d.shadowed {
 		return a.allowed(req, d)
 	}
 	return a.denied(req, d)
 }
 
-// allowed lets the request pass. Envoy removes headers after it sets them, so a name is in one list only; and a header
-// set with an empty value would leave the client's own in place, so an empty one is removed instead.
+// allowed lets the request pass, as nobody if that is only because the rule observes. Envoy removes headers after it sets
+// them, so a name is in one list only; and a header set with an empty value would leave the client's own in place, so an
+// empty one is removed instead.
 func (a *answers) allowed(req *request, d *decision) *authv3.CheckResponse {
 	ok := &authv3.OkHttpResponse{}
-	if d.session == nil {
-		ok.HeadersToRemove = a.removeAsNobody
+	if d.session == nil || d.shadowed {
+		ok.HeadersToRemove = slices.Clip(a.removeAsNobody)
 	} else {
 		ok.HeadersToRemove = slices.Clip(a.removeAsSomebody)
 		for _, h := range a.identity {
@@ -74,17 +91,43 @@ func (a *answers) allowed(req *request, d *decision) *authv3.CheckResponse {
 			}
 		}
 	}
-	if d.refreshed != "" {
+	switch {
+	case a.removesCredential(d):
+		a.removeCredentials(ok, req, d)
+	case d.refreshed != "":
 		ok.Headers = append(ok.Headers, a.refreshedUpstream(req, d)...)
-		ok.ResponseHeadersToAdd = a.handBack(d)
-		if ok.ResponseHeadersToAdd != nil {
-			ok.ResponseHeadersToAdd = append(ok.ResponseHeadersToAdd, notForCaches...)
-		}
+	}
+	if ok.ResponseHeadersToAdd = a.handBack(d); ok.ResponseHeadersToAdd != nil {
+		ok.ResponseHeadersToAdd = append(ok.ResponseHeadersToAdd, notForCaches...)
 	}
 	return &authv3.CheckResponse{
 		Status:          &status.Status{Code: int32(codes.OK)},
 		HttpResponse:    &authv3.CheckResponse_OkResponse{OkResponse: ok},
 		DynamicMetadata: metadata(d),
+	}
+}
+
+// removesCredential says whether the upstream gets the request without its credential. Where the gate only observes, the upstream
+// still looks for itself.
+func (a *answers) removesCredential(d *decision) bool {
+	return a.removeCredential && !a.shadow && (d.rule == nil || !d.rule.Shadow)
+}
+
+// removeCredentials takes out what the credential's names name, presented or not; an Authorization header only where it held a
+// JWT, since elsewhere it is the upstream's own affair.
+func (a *answers) removeCredentials(ok *authv3.OkHttpResponse, req *request, d *decision) {
+	if d.credential.HeaderJWT != "" {
+		ok.HeadersToRemove = append(ok.HeadersToRemove, "authorization")
+	}
+	if a.names.TokenHeader != "" {
+		ok.HeadersToRemove = append(ok.HeadersToRemove, a.names.TokenHeader)
+	}
+	switch others := withoutCookies(req.cookie, a.names.JWTCookie, a.names.TokenCookie); {
+	case others == req.cookie:
+	case others == "":
+		ok.HeadersToRemove = append(ok.HeadersToRemove, "cookie")
+	default:
+		ok.Headers = append(ok.Headers, overwrite("cookie", others))
 	}
 }
 
@@ -103,24 +146,37 @@ func (a *answers) refreshedUpstream(req *request, d *decision) []*corev3.HeaderV
 		headers = append(headers, overwrite("authorization", "Bearer "+d.refreshed))
 	}
 	if cameByCookie(d.credential) {
-		headers = append(headers, overwrite("cookie", replaceCookie(req.cookie, a.jwtCookie, d.refreshed)))
+		headers = append(headers, overwrite("cookie", replaceCookie(req.cookie, a.names.JWTCookie, d.refreshed)))
 	}
 	return headers
 }
 
-// handBack is the Set-Cookie that gives the client its new JWT, if its credential came by cookie.
+// handBack gives the client its new JWT: as a cookie if its credential came by one, and in the header that was asked for if it
+// came by a header.
 func (a *answers) handBack(d *decision) []*corev3.HeaderValueOption {
-	if d.refreshed == "" || !cameByCookie(d.credential) {
+	if d.refreshed == "" {
 		return nil
 	}
-	cookie := http.Cookie{
-		Name: a.jwtCookie, Value: d.refreshed,
-		Domain: a.cookie.Domain, Path: a.cookie.Path, Secure: a.cookie.Secure, HttpOnly: a.cookie.HTTPOnly,
-		SameSite: sameSite[a.cookie.SameSite],
-		// The session's end, not the JWT's: an expired JWT is what the next exchange trades.
-		Expires: d.session.EndsAt,
+	var headers []*corev3.HeaderValueOption
+	if cameByCookie(d.credential) {
+		cookie := http.Cookie{
+			Name: a.names.JWTCookie, Value: d.refreshed,
+			Domain: a.cookie.Domain, Path: a.cookie.Path, Secure: a.cookie.Secure, HttpOnly: a.cookie.HTTPOnly,
+			SameSite: sameSite[a.cookie.SameSite],
+			// The session's end, not the JWT's: an expired JWT is what the next exchange trades.
+			Expires: d.session.EndsAt,
+		}
+		headers = append(headers, add("set-cookie", cookie.String()))
 	}
-	return []*corev3.HeaderValueOption{add("set-cookie", cookie.String())}
+	if a.refreshedJWTHeader != "" && cameByHeader(d.credential) {
+		headers = append(headers, overwrite(a.refreshedJWTHeader, d.refreshed))
+	}
+	return headers
+}
+
+// canHandBack says whether a client with this credential would get a new JWT.
+func (a *answers) canHandBack(c session.Credential) bool {
+	return cameByCookie(c) || a.refreshedJWTHeader != "" && cameByHeader(c)
 }
 
 var sameSite = map[string]http.SameSite{
@@ -133,10 +189,22 @@ func cameByCookie(c session.Credential) bool {
 	return c.CookieJWT != "" || c.Token != "" && c.TokenFrom == session.FromCookie
 }
 
-// replaceCookie is a Cookie header with name set to value: every older one is cut out, the others stay as they are. A comma
-// separates too, as in Extract. Bytes that are not UTF-8 become "!", as in Envoy: a message that could not be encoded would
-// be an error in place of an answer.
+func cameByHeader(c session.Credential) bool {
+	return c.HeaderJWT != "" || c.Token != "" && c.TokenFrom == session.FromHeader
+}
+
+// replaceCookie is a Cookie header with name set to value in place of every older one.
 func replaceCookie(header, name, value string) string {
+	if others := withoutCookies(header, name); others != "" {
+		return others + "; " + name + "=" + value
+	}
+	return name + "=" + value
+}
+
+// withoutCookies is a Cookie header without those of some names; the others stay as they are. A comma separates too, as in
+// Extract. Bytes that are not UTF-8 become "!", as in Envoy: a message that could not be encoded would be an error in place of
+// an answer.
+func withoutCookies(header string, names ...string) string {
 	var kept strings.Builder
 	for rest, separator := header, ""; rest != ""; {
 		pair, next := rest, ""
@@ -145,47 +213,52 @@ func replaceCookie(header, name, value string) string {
 		} else {
 			rest = ""
 		}
-		if n, _, _ := strings.Cut(pair, "="); strings.Trim(n, " \t") != name {
+		if name, _, _ := strings.Cut(pair, "="); !slices.Contains(names, strings.Trim(name, " \t")) {
 			kept.WriteString(separator + pair)
 		}
 		separator = next
 	}
-	others := strings.Trim(kept.String(), ";, \t")
-	if others != "" {
-		others = strings.ToValidUTF8(others, "!") + "; "
-	}
-	return others + name + "=" + value
+	return strings.ToValidUTF8(strings.Trim(kept.String(), ";, \t"), "!")
 }
 
 // denied is the one maker of denials.
 func (a *answers) denied(req *request, d *decision) *authv3.CheckResponse {
 	why := reasons[d.reason.known()]
-	message := messages[why.public]
+	code := why.status
 	headers := []*corev3.HeaderValueOption{overwrite("cache-control", "no-store")}
-	if challenge := challenges[why.public]; challenge != "" {
+	if challenge := challenge(why.public, d); challenge != "" {
 		headers = append(headers, overwrite("www-authenticate", challenge))
 	}
 	if why.status == http.StatusServiceUnavailable {
 		headers = append(headers, overwrite("retry-after", retryAfter(d.detail)))
 	}
-	body := why.public + ": " + message
-	if req.isGRPC() {
+	var body string
+	switch {
+	case req.isGRPC():
 		// Envoy makes a trailers-only answer of it, with the body as grpc-message.
 		headers = append(headers, overwrite("grpc-status", strconv.Itoa(int(grpcCodes[why.status]))))
-	} else {
+		body = why.public + ": " + message(why.public, d)
+	case why.status == http.StatusUnauthorized && d.rule != nil && d.rule.RedirectToLogIn && req.navigates():
+		code = http.StatusFound
+		headers = append(headers, overwrite("location", a.logIn.location(req, d)))
+	default:
 		headers = append(headers, overwrite("content-type", "application/json"))
-		body = denialBody(why.public, message)
+		body = denialBody(why.public, d)
 	}
-	headers = append(headers, a.handBack(d)...)
-	return &authv3.CheckResponse{
-		Status: &status.Status{Code: int32(grpcCodes[why.status]), Message: why.public},
-		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
-			Status:  &typev3.HttpStatus{Code: typev3.StatusCode(why.status)},
-			Headers: headers,
-			Body:    body,
-		}},
+	denial := &authv3.DeniedHttpResponse{
+		Status:  &typev3.HttpStatus{Code: typev3.StatusCode(code)},
+		Headers: append(headers, a.handBack(d)...),
+		Body:    body,
+	}
+	response := &authv3.CheckResponse{
+		Status:          &status.Status{Code: int32(grpcCodes[why.status]), Message: why.public},
+		HttpResponse:    &authv3.CheckResponse_DeniedResponse{DeniedResponse: denial},
 		DynamicMetadata: metadata(d),
 	}
+	if d.reason == APIUnavailable && d.rule.LeaveToEnvoy {
+		response.HttpResponse = &authv3.CheckResponse_ErrorResponse{ErrorResponse: denial}
+	}
+	return response
 }
 
 // retryAfter is when to try again, in seconds: as the session API says, if it was that which limits us.
@@ -201,16 +274,62 @@ func retryAfter(err error) string {
 var messages = map[string]string{
 	"no_credential":        "This needs a session, and the request carries none.",
 	"invalid_credential":   "The session is not valid, or no longer. Log in again.",
+	"expired":              "The session JWT is too old. Refresh it and try again.",
 	"ambiguous_credential": "The request carries session credentials that contradict each other. Send one.",
 	"ambiguous_path":       "The path can be read in more than one way.",
+	"step_up":              "The session needs further authentication for this.",
 	"forbidden":            "The session does not allow this.",
+	"cross_site":           "Another site's page may not send this request.",
 	"unavailable":          "The session could not be checked just now. Try again.",
 }
 
-// challenges are the WWW-Authenticate values (RFC 6750, section 3; an error code only if a credential was presented).
-var challenges = map[string]string{
-	"no_credential":      `Bearer realm="session"`,
-	"invalid_credential": `Bearer realm="session", error="invalid_token", error_description="the session is not valid, or no longer"`,
+// message is for the client. Of a contradiction it says which: the client alone can mend it, and learns nothing that it did not
+// send.
+func message(public string, d *decision) string {
+	if d.reason == AmbiguousCredential && d.detail != nil {
+		if which, ok := strings.CutPrefix(d.detail.Error(), session.ErrAmbiguous.Error()+": "); ok {
+			return "The request carries session credentials that contradict each other: " + which + ". Send one."
+		}
+	}
+	return messages[public]
+}
+
+// challenge is the WWW-Authenticate value: RFC 6750, section 3 (an error code only if a credential was presented), and for a step-up
+// RFC 9470, section 3.
+func challenge(public string, d *decision) string {
+	switch public {
+	case "no_credential":
+		return `Bearer realm="session"`
+	case "invalid_credential":
+		return `Bearer realm="session", error="invalid_token", error_description="the session is not valid, or no longer"`
+	case "expired":
+		return `Bearer realm="session", error="invalid_token", error_description="the session JWT is too old"`
+	case "step_up":
+		value := `Bearer realm="session", error="insufficient_user_authentication", error_description="further authentication is required"`
+		if age := stepUpAge(d); age > 0 {
+			value += `, max_age="` + strconv.Itoa(int(age.Seconds())) + `"`
+		}
+		return value
+	}
+	return ""
+}
+
+// missingFactors are those that a step-up must bring.
+func missingFactors(d *decision) []requirement.Factors {
+	if stepUp, ok := errors.AsType[*requirement.StepUpError](d.detail); ok {
+		return stepUp.Missing
+	}
+	return nil
+}
+
+// stepUpAge is how recent the authentication must be, 0 for any time.
+func stepUpAge(d *decision) (age time.Duration) {
+	for _, factors := range missingFactors(d) {
+		if factors.MaxAge > 0 && (age == 0 || factors.MaxAge < age) {
+			age = factors.MaxAge
+		}
+	}
+	return age
 }
 
 // grpcCodes are what the statuses mean to a gRPC client.
@@ -221,11 +340,24 @@ var grpcCodes = map[int]codes.Code{
 	http.StatusServiceUnavailable: codes.Unavailable,
 }
 
-func denialBody(public, message string) string {
-	body, err := json.Marshal(struct {
-		Reason  string `json:"reason"`
-		Message string `json:"message"`
-	}{public, message})
+// factorsWanted tells a front end what to ask the user for.
+type factorsWanted struct {
+	MinCount        int      `json:"min_count"`
+	Types           []string `json:"types,omitempty"`
+	DeliveryMethods []string `json:"delivery_methods,omitempty"`
+	MaxAge          int      `json:"max_age,omitempty"` // in seconds
+}
+
+func denialBody(public string, d *decision) string {
+	content := struct {
+		Reason  string          `json:"reason"`
+		Message string          `json:"message"`
+		Factors []factorsWanted `json:"factors,omitempty"`
+	}{Reason: public, Message: message(public, d)}
+	for _, f := range missingFactors(d) {
+		content.Factors = append(content.Factors, factorsWanted{max(f.MinCount, 1), f.Types, f.DeliveryMethods, int(f.MaxAge.Seconds())})
+	}
+	body, err := json.Marshal(content)
 	if err != nil {
 		return ""
 	}
@@ -234,7 +366,10 @@ func denialBody(public, message string) string {
 
 // metadata is what Envoy's access log and later filters may read, under envoy.filters.http.ext_authz.
 func metadata(d *decision) *structpb.Struct {
-	fields := map[string]*structpb.Value{"reason": structpb.NewStringValue(d.reason.String())}
+	fields := map[string]*structpb.Value{
+		"verdict": structpb.NewStringValue(d.verdict()),
+		"reason":  structpb.NewStringValue(d.reason.String()),
+	}
 	set := func(name, value string) {
 		if value != "" {
 			fields[name] = structpb.NewStringValue(value)
@@ -244,6 +379,7 @@ func metadata(d *decision) *structpb.Struct {
 		set("rule", d.rule.Name)
 		set("project", d.rule.Project)
 	}
+	set("requirement", d.unmet())
 	if d.session != nil {
 		set("subject", d.session.Subject)
 		set("session_id", d.session.ID)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -91,12 +92,22 @@ func TestALongFileWithManyFaultsIsReadInTime(t *testing.T) {
 		"listen: " + strings.Repeat("[", 9_000),
 		"# the block begins on line 2\n" + strings.Repeat("- a\n", 50_000) + "b: c\n",
 	} {
-		start := time.Now()
+		start := cpuTime(t)
 		_, err := config.Parse("f", []byte(yaml))
-		if took := time.Since(start); err == nil || took > 20*time.Second {
+		if took := cpuTime(t) - start; err == nil || took > 20*time.Second {
 			t.Errorf("%.40q: %v, %v", yaml, took, err == nil)
 		} else {
 			t.Logf("%.40q: %v", yaml, took)
 		}
 	}
+}
+
+// cpuTime is what this process has used, which other processes do not lengthen.
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }

@@ -8,10 +8,10 @@
 // proto/authz/config/v1 (decode; strict: field names as in the proto, no duplicate keys, no null, no anchors or
 // aliases, no tags), protovalidate checks the message's own rules (validate), what the file leaves out is filled from
 // defaults.yaml (defaults), and the message is compiled into the Config structs of the packages that use them (one
-// file per part of the schema).
+// file per part of the schema). What those packages find wrong with a rule is reported at its field, in their words.
 //
-// An empty string means what leaving the field out means. A relative file name in the configuration is taken from the
-// folder of the configuration file.
+// An empty string means what leaving the field out means, but for the value of a header to match. A relative file name in
+// the configuration is taken from the folder of the configuration file.
 package config
 
 import (
@@ -21,10 +21,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/jwkscache"
 	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/rbac"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 	configv1 "authz-sidecar/proto/authz/config/v1"
@@ -34,16 +36,21 @@ import (
 // all public authorities) stay under it.
 const maxFileSize = 1 << 20
 
-// Config is what a configuration file says.
+// Config is what a configuration file says. Fields without a comment are those of check.Config.
 type Config struct {
-	Listen      Listen
-	Projects    []Project
-	Rules       []policy.Rule
-	DefaultRule policy.Rule
-	Credentials session.Names
-	// JWTCookie are the attributes of the cookie in which a refreshed JWT goes back.
-	JWTCookie       check.CookieAttributes
-	IdentityHeaders []check.IdentityHeader
+	Listen             Listen
+	Projects           []Project
+	Rules              policy.Config
+	Credentials        session.Names
+	JWTCookie          check.CookieAttributes
+	RefreshedJWTHeader string
+	RemoveCredential   bool
+	IdentityHeaders    []check.IdentityHeader
+	LogIn              check.LogIn
+	TrustedOrigins     []string
+	Shadow             bool
+	// Retention is how long after its last exchange a JWT may still pass: the longest lifetime, leeways and grace together.
+	Retention time.Duration
 }
 
 // Listen says where the sidecar listens.
@@ -65,17 +72,17 @@ type Project struct {
 	Keys     jwkscache.Config
 	Verifier session.Config
 	API      sessionapi.Config
+	// RBAC is nil where no rule judges permissions locally.
+	RBAC *rbac.Config
 }
 
 // Load reads a configuration file, with the secrets and certificates that it names. What is wrong in it is an *Error.
 func Load(path string) (*Config, error) { return load(path, false) }
 
-// CheckWithoutFiles is Load where the secrets and certificates are not: on a laptop, in CI. It looks at everything but
-// the files and environment variables that the configuration names.
-func CheckWithoutFiles(path string) error {
-	_, err := load(path, true)
-	return err
-}
+// LoadWithoutFiles is Load where the secrets and certificates are not: on a laptop, in CI. It looks at everything but the
+// files and environment variables that the configuration names. What it returns is for tools that neither listen nor call the
+// session service: every secret is "unread", and every file of certificates empty.
+func LoadWithoutFiles(path string) (*Config, error) { return load(path, true) }
 
 func load(path string, withoutFiles bool) (*Config, error) {
 	data, err := readFile(path, maxFileSize)
@@ -120,14 +127,36 @@ type compiler struct {
 
 func (c *compiler) config(m *configv1.Config) *Config {
 	config := &Config{
-		Listen:          c.listen(m.GetListen()),
-		Projects:        c.projects(m),
-		Credentials:     c.credentials(m.GetCredentials()),
-		JWTCookie:       c.jwtCookie(m.GetCredentials()),
-		IdentityHeaders: c.identityHeaders(m),
+		Listen:             c.listen(m.GetListen()),
+		Projects:           c.projects(m),
+		Credentials:        c.credentials(m.GetCredentials()),
+		JWTCookie:          c.jwtCookie(m.GetCredentials()),
+		RefreshedJWTHeader: m.GetCredentials().GetRefreshedJwtHeader(),
+		RemoveCredential:   m.GetCredentials().GetRemoveUpstream(),
+		IdentityHeaders:    c.identityHeaders(m),
+		LogIn:              c.logIn(m.GetLogIn()),
+		TrustedOrigins:     c.trustedOrigins(m),
+		Shadow:             m.GetShadow(),
 	}
-	config.Rules, config.DefaultRule = c.rules(m, config.Projects)
+	config.Rules = c.rules(m, config.Projects)
+	config.Retention = retention(m)
+	rules, err := policy.Compile(config.Rules)
+	c.ruleErrors(err)
+	c.reachable(config.Rules.Rules)
+	if len(c.findings) == 0 {
+		c.logInIsOpen(rules, config.LogIn)
+	}
 	return config
+}
+
+// retention is how long after its last exchange a JWT may still pass.
+func retention(m *configv1.Config) time.Duration {
+	v := m.GetVerification()
+	grace := m.GetDefaultRule().GetGrace().AsDuration()
+	for _, rule := range m.GetRules() {
+		grace = max(grace, rule.GetGrace().AsDuration())
+	}
+	return v.GetMaxLifetime().AsDuration() + v.GetExpiryLeeway().AsDuration() + v.GetIssueLeeway().AsDuration() + grace
 }
 
 // readFile reads a whole file of at most limit bytes. Its errors do not name the file, because a secret may have been

@@ -24,6 +24,7 @@ import (
 	"authz-sidecar/internal/config"
 	"authz-sidecar/internal/jwkscache"
 	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/rbac"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 )
@@ -108,7 +109,9 @@ func TestTheSmallestConfigHasEveryDefault(t *testing.T) {
 				Timeout: 2 * time.Second, MaxCalls: 256, KeptExchanges: 10000,
 			},
 		}},
-		DefaultRule: policy.Rule{Name: "default", Session: policy.Required, MaxTokenAge: session.NoMaxAge, Project: smallestID},
+		Rules: policy.Config{
+			Default: policy.Rule{Name: "default", Session: policy.Required, MaxTokenAge: session.NoMaxAge, Project: smallestID},
+		},
 		Credentials: session.Names{JWTCookie: "stytch_session_jwt", TokenCookie: "stytch_session"},
 		JWTCookie:   check.CookieAttributes{Path: "/", SameSite: "Lax", Secure: true},
 		IdentityHeaders: []check.IdentityHeader{
@@ -118,6 +121,8 @@ func TestTheSmallestConfigHasEveryDefault(t *testing.T) {
 			{Name: "x-auth-organization-slug", Value: "organization_slug"},
 			{Name: "x-auth-roles", Value: "roles"},
 		},
+		LogIn:     check.LogIn{ReturnParameter: "return_to"},
+		Retention: time.Hour + 5*time.Second,
 	}
 	assertEqual(t, c, want)
 }
@@ -149,17 +154,24 @@ func TestEveryFieldReachesTheConfig(t *testing.T) {
 				Timeout: 1500 * time.Millisecond, MaxCalls: 10,
 			},
 		}},
-		Rules: []policy.Rule{
-			{Name: "sign-in", PathPrefix: "/sign-in", Methods: []string{"GET", "POST"}, Session: policy.Optional, MaxTokenAge: 90 * time.Minute, Project: "shop"},
-			{Name: "money", PathPrefix: "/money/", Session: policy.Required, Project: "shop"},
+		Rules: policy.Config{
+			Rules: []policy.Rule{
+				{
+					Name: "sign-in", Match: policy.Match{PathPrefix: "/%73ign-in", Methods: []string{"GET", "POST"}},
+					Session: policy.Optional, MaxTokenAge: 90 * time.Minute, Project: "shop",
+				},
+				{Name: "money", Match: policy.Match{PathPrefix: "/money/"}, Session: policy.Required, Project: "shop"},
+			},
+			Default: policy.Rule{Name: "rest", Session: policy.None, MaxTokenAge: session.NoMaxAge},
 		},
-		DefaultRule: policy.Rule{Name: "rest", Session: policy.None, MaxTokenAge: session.NoMaxAge},
 		Credentials: session.Names{JWTCookie: "jwt", TokenCookie: "token", TokenHeader: "x-session-token"},
 		JWTCookie:   check.CookieAttributes{Domain: ".example.com", Path: "/app", SameSite: "None", Secure: true, HTTPOnly: true},
 		IdentityHeaders: []check.IdentityHeader{
 			{Name: "x-user", Value: "subject"},
 			{Name: "x-project", Value: "project"},
 		},
+		LogIn:     check.LogIn{ReturnParameter: "return_to"},
+		Retention: 10*time.Minute + time.Second,
 	})
 }
 
@@ -176,10 +188,10 @@ func TestTwoProjectsShareNothing(t *testing.T) {
 		{"custom domain's issuers", strings.Join(office.Verifier.Issuers, " "),
 			"stytch.com/" + officeID + " https://api.stytch.com https://login.example.com"},
 		{"second project's secret", office.API.Secret.Reveal(), envSecret},
-		{"open rule's project", c.Rules[0].Project, ""},
-		{"office rule's project", c.Rules[1].Project, "office"},
-		{"unnamed rule's name", c.Rules[0].Name, "rules[0]"},
-		{"default rule's project", c.DefaultRule.Project, "shop"},
+		{"open rule's project", c.Rules.Rules[0].Project, ""},
+		{"office rule's project", c.Rules.Rules[1].Project, "office"},
+		{"unnamed rule's name", c.Rules.Rules[0].Name, "rules[0]"},
+		{"default rule's project", c.Rules.Default.Project, "shop"},
 	} {
 		if row.got != row.want {
 			t.Errorf("%s: got %q, want %q", row.what, row.got, row.want)
@@ -214,9 +226,14 @@ func TestDefaultsStayAsTheyAreWhateverIsLoadedOrWritten(t *testing.T) {
 
 func TestTheOtherPackagesAcceptWhatConfigAccepts(t *testing.T) {
 	t.Setenv("AUTHZ_TEST_SECRET", envSecret)
-	for _, name := range []string{"smallest", "full", "two-projects"} {
-		t.Run(name, func(t *testing.T) {
-			c := mustLoad(t, folder(t), testdata(t, "good/"+name+".yaml"))
+	files, err := filepath.Glob("testdata/good/*.yaml")
+	if err != nil || len(files) < 9 {
+		t.Fatalf("%d good configs, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
+			c := mustLoad(t, folder(t), testdata(t, "good/"+filepath.Base(file)))
+			projects := map[string]check.Project{}
 			for _, p := range c.Projects {
 				keys, err := jwkscache.New(p.Keys)
 				if err != nil {
@@ -228,11 +245,23 @@ func TestTheOtherPackagesAcceptWhatConfigAccepts(t *testing.T) {
 					t.Fatal(err)
 				}
 				p.API.Verify = verifier.Verify
-				if _, err := sessionapi.New(p.API); err != nil {
+				api, err := sessionapi.New(p.API)
+				if err != nil {
 					t.Fatal(err)
 				}
+				if p.RBAC != nil {
+					if _, err := rbac.New(*p.RBAC); err != nil {
+						t.Fatal(err)
+					}
+				}
+				projects[p.Name] = check.Project{Verifier: verifier, API: api}
 			}
-			if _, err := policy.Compile(c.Rules, c.DefaultRule); err != nil {
+			gate, err := c.Gate()
+			if err != nil {
+				t.Fatal(err)
+			}
+			gate.Projects = projects
+			if _, err := check.New(gate); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -262,7 +291,7 @@ func TestATransportHonoursProxyAndAuthorities(t *testing.T) {
 	}
 }
 
-func TestACheckWithoutFilesLooksAtEverythingElse(t *testing.T) {
+func TestLoadWithoutFilesLooksAtEverythingElse(t *testing.T) {
 	full := string(testdata(t, "good/full.yaml"))
 	for name, row := range map[string]struct{ yaml, want string }{
 		"a secret in a file that is not there": {string(testdata(t, "good/smallest.yaml")), ""},
@@ -280,7 +309,8 @@ func TestACheckWithoutFilesLooksAtEverythingElse(t *testing.T) {
 			if _, err := config.Load(path); err == nil {
 				t.Error("Load: no error, though nothing that the file names is there")
 			}
-			if err := config.CheckWithoutFiles(path); row.want == "" && err != nil {
+			c, err := config.LoadWithoutFiles(path)
+			if row.want == "" && (err != nil || c.Projects[0].API.Secret != "unread") {
 				t.Errorf("got %v", err)
 			} else if row.want != "" && (err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), row.want)) {
 				t.Errorf("got %v, want %q alone", err, row.want)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"strings"
 
 	"authz-sidecar/internal/check"
@@ -50,11 +51,27 @@ func (c *compiler) identityHeaders(m *configv1.Config) []check.IdentityHeader {
 	headers := make([]check.IdentityHeader, len(list))
 	names := map[string]int{}
 	for i, h := range list {
-		headers[i] = check.IdentityHeader{Name: h.GetName(), Value: h.GetValue()}
-		c.once(names, h.GetName(), i, childPath(itemPath("identity_headers", i), "name"), "identity_headers", "give each header a name of its own")
+		item := itemPath("identity_headers", i)
+		headers[i] = check.IdentityHeader{Name: h.GetName(), Value: h.GetValue(), Claim: h.GetClaim(), JSON: h.GetFormat() == "json"}
+		c.once(names, h.GetName(), i, childPath(item, "name"), "identity_headers", "give each header a name of its own")
+		if h.GetClaim() != "" && !isCustomClaim(h.GetClaim()) {
+			c.report(childPath(item, "claim"), "not the name of a custom claim", `for what every session JWT holds, set value`)
+		}
 	}
 	if _, ok := names[m.GetCredentials().GetTokenHeader()]; ok {
 		c.report("credentials.token_header", "the name of an identity header, which is removed from every request", "use another name")
 	}
+	if _, ok := names[m.GetCredentials().GetRefreshedJwtHeader()]; ok {
+		c.report("credentials.refreshed_jwt_header", "the name of an identity header", "use another name")
+	}
 	return headers
+}
+
+// isCustomClaim says whether a session JWT may have a custom claim of that name.
+func isCustomClaim(name string) bool {
+	text, err := json.Marshal(map[string]bool{name: true})
+	if err == nil {
+		_, err = session.ParseClaims(string(text))
+	}
+	return err == nil
 }

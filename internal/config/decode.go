@@ -3,18 +3,13 @@ package config
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
-
-	configv1 "authz-sidecar/proto/authz/config/v1"
 )
 
 // decode fills the message from the tree. What it cannot read it reports and leaves out.
@@ -227,115 +222,4 @@ func kindOf(node *yaml.Node) string {
 		return "a date"
 	}
 	return "a text"
-}
-
-// unknown reports a field that the message does not have, never its value.
-func (d *document) unknown(key *yaml.Node, m protoreflect.MessageDescriptor, path string) {
-	name, _, glued := strings.Cut(key.Value, ":") // "{name:value}" is a field of that name without a value
-	known := knownNames(m)
-	home, meant := homes()[fold(name)], slices.IndexFunc(known, func(k string) bool { return fold(name) == fold(k) })
-	if meant >= 0 {
-		home = "" // which is here
-	} else {
-		meant = slices.IndexFunc(known, func(k string) bool { return similar(name, k) })
-	}
-	remedy := "known here: " + strings.Join(known, ", ")
-	if home != "" {
-		remedy = home + ": check its indentation; " + remedy
-	}
-	if meant < 0 && home == "" && looksLikeSecret(name) {
-		remedy = "a secret is never written into the configuration: put it into a file and name that as secret_file, or into an " +
-			"environment variable and name that as secret_env; " + remedy
-	}
-	if meant >= 0 && name != known[meant] {
-		remedy = "did you mean " + known[meant] + "? " + remedy
-	}
-	if glued {
-		remedy = "put a space after the colon; " + remedy
-	}
-	d.add(keyPath(path, key), place{line: key.Line, column: key.Column}, Finding{Problem: "unknown field", Remedy: remedy})
-}
-
-// plainName is what may be a misspelt name; the longest of the schema has 22 letters.
-var plainName = regexp.MustCompile(`^[0-9A-Za-z_-]{1,32}$`)
-
-// keyPath is the path of a field as the file spells it, if that is a name at all: a key may be anything.
-func keyPath(parent string, key *yaml.Node) string {
-	if key.Kind == yaml.ScalarNode && plainName.MatchString(key.Value) && show(key.Value) != "" {
-		return childPath(parent, key.Value)
-	}
-	return childPath(parent, fmt.Sprintf("<key on line %d, column %d>", key.Line, key.Column))
-}
-
-// homes says of every field of the schema, by its folded name, where it belongs: "max_token_age belongs in rules[] and
-// default_rule".
-var homes = sync.OnceValue(func() map[string]string {
-	paths := map[string][]string{}
-	var walk func(m protoreflect.MessageDescriptor, path string)
-	walk = func(m protoreflect.MessageDescriptor, path string) {
-		for i := range m.Fields().Len() {
-			field := m.Fields().Get(i)
-			name := string(field.Name())
-			fieldPath := childPath(path, name)
-			if fieldPath == "default_rule.match" {
-				continue // which the schema refuses
-			}
-			paths[name] = append(paths[name], path)
-			if isMessage(field) && field.IsList() {
-				fieldPath += "[]"
-			}
-			if isMessage(field) {
-				walk(field.Message(), fieldPath)
-			}
-		}
-	}
-	walk((*configv1.Config)(nil).ProtoReflect().Descriptor(), "")
-	homes := map[string]string{}
-	for name, in := range paths {
-		last := len(in) - 1
-		switch {
-		case in[0] == "":
-			homes[fold(name)] = name + " belongs at the top level"
-		case last == 0:
-			homes[fold(name)] = name + " belongs in " + in[0]
-		default:
-			homes[fold(name)] = name + " belongs in " + strings.Join(in[:last], ", ") + " and " + in[last]
-		}
-	}
-	return homes
-})
-
-func knownNames(m protoreflect.MessageDescriptor) []string {
-	names := make([]string, m.Fields().Len())
-	for i := range names {
-		names[i] = string(m.Fields().Get(i).Name())
-	}
-	return names
-}
-
-// similar says whether a name is at most two edits away from a known one, whatever their spelling.
-func similar(name, known string) bool {
-	a, b := fold(name), fold(known)
-	return len(a) <= 2*len(b) && len(b) > 3 && edits(a, b) <= 2
-}
-
-// edits is the Levenshtein distance, in bytes.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

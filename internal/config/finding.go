@@ -73,10 +73,15 @@ func sortFindings(findings []Finding) {
 // maxShown is how much of a value a finding shows.
 const maxShown = 100
 
-// show quotes a value for a finding; it is empty for what may be a secret: the vendor's secrets begin with
-// "secret-live-" or "secret-test-", and keys are pasted with their line breaks.
+// holdsSecret says of a value whether one of the vendor's secrets is in it: they begin so.
+func holdsSecret(value string) bool {
+	return strings.Contains(value, "secret-live-") || strings.Contains(value, "secret-test-")
+}
+
+// show quotes a value for a finding; it is empty for what may be a secret: one of the vendor's, or a key, which is pasted
+// with its line breaks.
 func show(value string) string {
-	if strings.Contains(value, "secret-live-") || strings.Contains(value, "secret-test-") || strings.ContainsFunc(value, isLineBreak) || !utf8.ValidString(value) {
+	if holdsSecret(value) || strings.ContainsFunc(value, isLineBreak) || !utf8.ValidString(value) {
 		return ""
 	}
 	if len(value) > maxShown {

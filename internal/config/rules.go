@@ -2,151 +2,178 @@ package config
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/rbac"
 	"authz-sidecar/internal/session"
 	configv1 "authz-sidecar/proto/authz/config/v1"
 )
 
-var requirements = map[string]policy.Requirement{"required": policy.Required, "optional": policy.Optional, "none": policy.None}
+var needs = map[string]policy.Need{"required": policy.Required, "optional": policy.Optional, "none": policy.None}
 
-func (c *compiler) rules(m *configv1.Config, projects []Project) (rules []policy.Rule, fallback policy.Rule) {
+// rules compiles all rules. It gives those projects an RBAC policy whose permissions a rule judges locally.
+func (c *compiler) rules(m *configv1.Config, projects []Project) policy.Config {
 	list := m.GetRules()
 	if c.found["rules"] {
 		list = nil // longer than is worth looking through
 	}
-	names := map[string]int{}
-	earlier := map[string][]earlierRule{}
+	one := ruleCompiler{
+		compiler: c, projects: projects,
+		logIn: m.GetLogIn().GetUrl() != "", maxLifetime: m.GetVerification().GetMaxLifetime().AsDuration(),
+	}
+	for _, p := range projects {
+		one.known = append(one.known, p.Name)
+	}
+	slices.Sort(one.known)
+	one.known = slices.Compact(one.known)
+
+	var cfg policy.Config
 	for i, r := range list {
 		path := itemPath("rules", i)
-		rule := c.rule(path, r, projects)
-		rule.Name = cmp.Or(rule.Name, path)
-		c.once(names, rule.Name, i, childPath(path, "name"), "rules", "give each rule a name of its own")
-		if r.GetMatch() == nil {
-			c.report(childPath(path, "match"), "is missing", `say which requests the rule is for: "match: {path_prefix: /admin}"`)
-		} else {
-			rule.PathPrefix, rule.Methods = c.match(childPath(path, "match"), r.GetMatch())
-			c.reachable(path, i, rule, earlier)
+		match, variables, known := c.match(childPath(path, "match"), r.GetMatch())
+		rule := one.rule(path, r, variables, known)
+		rule.Name, rule.Match = cmp.Or(rule.Name, path), match
+		if match.ByName && r.GetName() == "" {
+			c.report(childPath(path, "name"), "is missing of a rule that matches by name", "give it the name that Envoy's route says")
 		}
-		rules = append(rules, rule)
+		cfg.Rules = append(cfg.Rules, rule)
 	}
-	fallback = c.rule("default_rule", m.GetDefaultRule(), projects)
-	fallback.Name = cmp.Or(fallback.Name, "default")
-	c.once(names, fallback.Name, 0, "default_rule.name", "rules", "give each rule a name of its own")
-	return rules, fallback
+	cfg.Default = one.rule("default_rule", m.GetDefaultRule(), nil, true)
+	cfg.Default.Name = cmp.Or(cfg.Default.Name, "default")
+	cfg.AmbiguousPathRule = m.GetAmbiguousPathRule()
+	return cfg
 }
 
-// rule is what a rule requires, without what it matches.
-func (c *compiler) rule(path string, m *configv1.Rule, projects []Project) policy.Rule {
-	rule := policy.Rule{
-		Name:        m.GetName(),
-		Session:     requirements[m.GetSession()],
-		MaxTokenAge: session.NoMaxAge,
-		Project:     m.GetProject(),
-	}
+// ruleCompiler is a compiler with what rules need of the rest of the configuration.
+type ruleCompiler struct {
+	*compiler
+	projects []Project
+	// known are the names of the projects, in order.
+	known []string
+	// logIn says that there is a log-in page.
+	logIn bool
+	// maxLifetime is that of a JWT.
+	maxLifetime time.Duration
+}
+
+// rule is what a rule requires, without what it matches. variables and known are as match returns them.
+func (c ruleCompiler) rule(path string, m *configv1.Rule, variables []string, known bool) policy.Rule {
 	c.printable(childPath(path, "name"), m.GetName())
+	c.contradictions(path, m)
+	rule := policy.Rule{
+		Name:                   m.GetName(),
+		Session:                needs[m.GetSession()],
+		MaxTokenAge:            session.NoMaxAge,
+		TokenReuse:             m.GetTokenReuse().AsDuration(),
+		DenyExpired:            m.GetOnExpired() == "deny",
+		RefreshAhead:           m.GetRefreshAhead().AsDuration(),
+		SessionDurationMinutes: int(m.GetSessionDurationMinutes()),
+		Grace:                  m.GetGrace().AsDuration(),
+		GraceSafeMethodsOnly:   m.GetGraceSafeMethodsOnly(),
+		LeaveToEnvoy:           m.GetOnUnavailable() == "envoy",
+		Preflight:              m.GetPreflight(),
+		RefuseCrossSite:        m.GetRefuseCrossSite(),
+		RedirectToLogIn:        m.GetRedirectToLogIn(),
+		Shadow:                 m.GetShadow(),
+	}
 	if m.GetMaxTokenAge() != nil {
 		rule.MaxTokenAge = m.GetMaxTokenAge().AsDuration()
-		if rule.Session == policy.None {
-			c.report(childPath(path, "max_token_age"), `without effect where session is "none", which looks at no credential`,
-				"remove it, or let session be \"required\"")
+	}
+	project := c.project(path, m)
+	if project != nil {
+		rule.Project = project.Name
+	}
+	rule.Require = c.require(childPath(path, "require"), m.GetRequire(), project, variables, known)
+	if p := m.GetRequire().GetPermission(); p != nil && p.GetEvaluate() != "api" && project != nil && project.RBAC == nil {
+		project.RBAC = &rbac.Config{
+			Product: project.API.Product, ProjectID: project.API.ProjectID, Secret: project.API.Secret,
+			BaseURL: project.API.BaseURL, Transport: project.API.Transport,
 		}
-	}
-	known := make([]string, len(projects))
-	for i, p := range projects {
-		known[i] = p.Name
-	}
-	field := childPath(path, "project")
-	slices.Sort(known)
-	known = slices.Compact(known)
-	switch {
-	case len(known) == 0 || c.found[childPath(path, "session")]:
-		// Reported already.
-	case rule.Project != "" && !slices.Contains(known, rule.Project):
-		c.report(field, "there is no such project", "known: "+quoteAll(known))
-	case rule.Project == "" && rule.Session != policy.None && len(projects) == 1:
-		rule.Project = known[0]
-	case rule.Project == "" && rule.Session != policy.None:
-		c.report(field, "is missing where there are several projects", "name the one whose sessions are accepted: "+quoteAll(known))
 	}
 	return rule
 }
 
-// match reads the prefix as a request's path is read, so that the two compare.
-func (c *compiler) match(path string, m *configv1.Match) (prefix string, methods []string) {
-	field := childPath(path, "path_prefix")
-	prefix, err := policy.ReadPath(m.GetPathPrefix())
-	switch {
-	case strings.Contains(m.GetPathPrefix(), "?"):
-		c.report(field, "a path with a query, which no rule looks at", "end it before the \"?\"")
-	case strings.ContainsAny(m.GetPathPrefix(), "*{}"):
-		c.report(field, "a wildcard, which a prefix has not", `write what the paths begin with: "/admin" is for /admin/users, too`)
-	case err != nil:
-		c.report(field, "matches no request: "+reason(err), "write it as a normal path, without \"//\", \".\", \"..\", \";\" and encoded slashes")
+// project is the one whose sessions a rule accepts; nil if it accepts none, or that is not known.
+func (c ruleCompiler) project(path string, m *configv1.Rule) *Project {
+	field := childPath(path, "project")
+	switch name := m.GetProject(); {
+	case len(c.known) == 0 || c.found[childPath(path, "session")]:
+		return nil // reported already
+	case name != "":
+		i := slices.IndexFunc(c.projects, func(p Project) bool { return p.Name == name })
+		if i >= 0 {
+			return &c.projects[i]
+		}
+		c.report(field, "there is no such project", "known: "+quoteAll(c.known))
+	case needs[m.GetSession()] == policy.None:
+	case len(c.projects) == 1:
+		return &c.projects[0]
+	default:
+		c.report(field, "is missing where there are several projects", "name the one whose sessions are accepted: "+quoteAll(c.known))
 	}
-	if methods := childPath(path, "methods"); c.has(methods) && len(m.GetMethods()) == 0 {
-		c.report(methods, "is empty, so that no request would match", "list methods, or leave it out for all")
-	}
-	return prefix, m.GetMethods()
+	return nil
 }
 
-// reason is what policy found ambiguous.
-func reason(err error) string {
-	if !errors.Is(err, policy.ErrAmbiguousPath) {
-		return "unreadable"
-	}
-	return strings.TrimPrefix(err.Error(), policy.ErrAmbiguousPath.Error()+": ")
-}
+// contradictions reports what a rule says that comes to nothing beside what else it says: whoever wrote it expects something
+// that would not happen.
+func (c ruleCompiler) contradictions(path string, m *configv1.Rule) {
+	asksAlways := m.GetMaxTokenAge() != nil && m.GetMaxTokenAge().AsDuration() == 0
+	deny := m.GetOnExpired() == "deny"
+	ahead := m.GetRefreshAhead().AsDuration() > 0
+	grace := m.GetGrace().AsDuration() > 0
 
-// earlierRule is a rule of one prefix that comes before another rule.
-type earlierRule struct {
-	path    string
-	name    string
-	methods []string
-}
-
-// reachable reports a rule all of whose requests an earlier one takes, and adds it to the earlier ones. Several that take
-// them between them are not noticed.
-func (c *compiler) reachable(path string, i int, rule policy.Rule, earlier map[string][]earlierRule) {
-	if match := path + ".match"; c.found[match] || c.within[match] {
-		return
-	}
-	prefix := strings.TrimSuffix(rule.PathPrefix, "/")
-	for above := prefix; ; above = above[:strings.LastIndexByte(above, '/')] {
-		for _, e := range earlier[above] {
-			if takes(e.methods, rule.Methods) {
-				c.report(path, fmt.Sprintf("unreachable, because %s takes all of its requests", describe(e)),
-					"move it before that one, or remove it")
-				return
+	if needs[m.GetSession()] == policy.None {
+		for _, field := range []struct {
+			name  string
+			given bool
+		}{
+			{"max_token_age", m.GetMaxTokenAge() != nil},
+			{"token_reuse", m.GetTokenReuse().AsDuration() > 0},
+			{"on_expired", deny},
+			{"refresh_ahead", ahead},
+			{"session_duration_minutes", m.SessionDurationMinutes != nil},
+			{"require", m.GetRequire() != nil},
+			{"grace", grace},
+			{"on_unavailable", m.GetOnUnavailable() == "envoy"},
+			{"refuse_cross_site", m.GetRefuseCrossSite()},
+			{"redirect_to_log_in", m.GetRedirectToLogIn()},
+		} {
+			if field.given {
+				c.report(childPath(path, field.name), `without effect where session is "none", which looks at no credential`,
+					`remove it, or let session be "required"`)
 			}
 		}
-		if above == "" {
-			break
+		return
+	}
+	const alwaysAsks = "max_token_age is 0s, which asks the session API every time"
+	const neverAsks = `on_expired is "deny", which asks nothing about a JWT`
+	for _, wrong := range []struct {
+		is                     bool
+		field, problem, remedy string
+	}{
+		{needs[m.GetSession()] == policy.Optional && m.GetRequire() != nil, "require",
+			`where session is "optional", whoever sends no credential passes all the same`, `let session be "required"`},
+		{asksAlways && deny, "on_expired", `"deny" where max_token_age is 0s lets no JWT pass`, "remove one of the two"},
+		{asksAlways && ahead, "refresh_ahead", "without effect where " + alwaysAsks, "remove one of the two"},
+		{asksAlways && grace, "grace", "contradictory where " + alwaysAsks, `remove it, or let max_token_age be "1s" or more`},
+		{deny && ahead, "refresh_ahead", `contradictory where on_expired is "deny", which leaves the refresh to the client`, "remove one of the two"},
+		{deny && grace, "grace", "without effect where " + neverAsks, "remove one of the two"},
+		{deny && m.GetRequire().GetPermission().GetEvaluate() == "api", "require.permission.evaluate",
+			`"api" where ` + neverAsks, `let it be "local", or remove on_expired`},
+		{ahead && m.GetRefreshAhead().AsDuration() >= c.maxLifetime, "refresh_ahead",
+			"not less than verification.max_lifetime, so that every JWT would be traded at once",
+			"let it be less than " + shortDuration(c.maxLifetime)},
+		{m.GetGraceSafeMethodsOnly() && !grace, "grace_safe_methods_only", "without effect without grace", "set grace, or remove it"},
+		{m.GetRedirectToLogIn() && !c.logIn, "redirect_to_log_in", "needs a log-in page", "set log_in.url"},
+	} {
+		if wrong.is {
+			c.report(childPath(path, wrong.field), wrong.problem, wrong.remedy)
 		}
 	}
-	earlier[prefix] = append(earlier[prefix], earlierRule{path: path, name: rule.Name, methods: rule.Methods})
-}
-
-// takes says whether a rule for some methods is for all of others; none is every method, and GET covers HEAD.
-func takes(some, others []string) bool {
-	if len(some) == 0 {
-		return true
-	}
-	return len(others) > 0 && !slices.ContainsFunc(others, func(method string) bool {
-		return !slices.Contains(some, method) && (method != "HEAD" || !slices.Contains(some, "GET"))
-	})
-}
-
-func describe(e earlierRule) string {
-	if e.name == e.path {
-		return e.path
-	}
-	return e.path + " (" + showName(e.name) + ")"
 }
 
 // printable reports a name that would break a line of a log or a header.

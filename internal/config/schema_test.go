@@ -16,7 +16,7 @@ var (
 	fieldLine   = regexp.MustCompile(`^  (?:optional |repeated )?[\w.]+ (\w+) = \d+`)
 	messageLine = regexp.MustCompile(`^message (\w+) `)
 	// "Default X.", "Default X, because …", "Default X and Y."; not "Default: in words".
-	defaultText = regexp.MustCompile(`Default ("[^"]*"|[^\s",]+?)(?:\. |\.$|, | and |$)`)
+	defaultText = regexp.MustCompile(`Default ("[^"]*"|[^\s",]+?)(?:\. |\.$|, |: | and |$)`)
 )
 
 // documentedDefaults reads config.proto: what the comment of each field says its default is, by "Message.field".
@@ -49,7 +49,7 @@ func documentedDefaults(t *testing.T) map[string]string {
 
 func TestTheSchemasCommentsStateTheDefaults(t *testing.T) {
 	documented := documentedDefaults(t)
-	printed := printedDefaults(t)
+	printed := printedDefaults(t, defaultsWithExamples(t))
 	compared := 0
 	for field, says := range documented {
 		if strings.Contains(says, "<") {
@@ -63,12 +63,12 @@ func TestTheSchemasCommentsStateTheDefaults(t *testing.T) {
 		}
 		compared++
 	}
-	for field := range printed {
+	for field := range printedDefaults(t, config.Defaults()) {
 		if _, ok := documented[field]; !ok && !strings.HasPrefix(field, "IdentityHeader.") && !derived[field] {
 			t.Errorf("config.proto does not say what the default of %s is", field)
 		}
 	}
-	if compared < 24 {
+	if compared < 40 {
 		t.Errorf("only %d documented defaults were found", compared)
 	}
 }
@@ -79,11 +79,11 @@ var derived = map[string]bool{
 	"Project.key_set_url": true, "Rule.name": true, "Rule.project": true,
 }
 
-// printedDefaults are the scalars of Defaults, by "Message.field".
-func printedDefaults(t *testing.T) map[string]string {
+// printedDefaults are the scalars of a configuration, by "Message.field".
+func printedDefaults(t *testing.T, file []byte) map[string]string {
 	t.Helper()
 	var tree map[string]any
-	if err := yaml.Unmarshal(config.Defaults(), &tree); err != nil {
+	if err := yaml.Unmarshal(file, &tree); err != nil {
 		t.Fatal(err)
 	}
 	printed := map[string]string{}
@@ -98,6 +98,29 @@ func printedDefaults(t *testing.T) map[string]string {
 		}
 	})
 	return printed
+}
+
+// defaultsWithExamples are the defaults with the rules that they show in comments.
+func defaultsWithExamples(t *testing.T) []byte {
+	t.Helper()
+	before, rest, ok := strings.Cut(string(config.Defaults()), "rules: []\n")
+	example, after, ends := strings.Cut(rest, "\n\n")
+	if !ok || !ends {
+		t.Fatal("the defaults have no example of rules")
+	}
+	var s strings.Builder
+	s.WriteString(before + "rules:\n")
+	for line := range strings.Lines(example + "\n\n") {
+		s.WriteString(strings.TrimPrefix(line, "# "))
+	}
+	return []byte(s.String() + after)
+}
+
+func TestTheExamplesInTheDefaultsLoad(t *testing.T) {
+	yaml := strings.Replace(string(defaultsWithExamples(t)), "/run/secrets/session-api", "session-api", 1)
+	if c := mustLoad(t, folder(t), []byte(yaml)); len(c.Rules.Rules) < 3 {
+		t.Errorf("%d rules", len(c.Rules.Rules))
+	}
 }
 
 // follow returns the scalar of the tree that the way leads to.
@@ -137,9 +160,34 @@ func TestEveryRuleOfTheSchemaIsPutIntoWords(t *testing.T) {
 		"credentials: {jwt_cookie_attributes: {path: x}}", "credentials: {jwt_cookie_attributes: {same_site: lax}}",
 		"identity_headers: [{name: X}]", "identity_headers: [{value: x}]", "verification: {max_lifetime: 25h}",
 		"listen: {tls: {client_names: ['']}}", "projects: []", "projects: [{session_api: {max_calls: 0}}]",
+		"trusted_origins: [x]", "trusted_origins: [" + strings.Repeat("'https://a',", 65) + "]", "log_in: {return_parameter: 'a b'}",
+		"log_in: {url: /" + strings.Repeat("x", 1024) + "}",
+		"rules: [{match: {path: x}}]", "rules: [{match: {path_template: x}}]", "rules: [{match: {path: /" + strings.Repeat("x", 1024) + "}}]",
+		"rules: [{match: {path_template: /" + strings.Repeat("x", 1024) + "}}]", "rules: [{match: {path_regex: " + strings.Repeat("x", 1025) + "}}]",
+		"rules: [{match: {hosts: ['a:1']}}]", "rules: [{match: {hosts: ['']}}]", "rules: [{match: {hosts: [" + strings.Repeat("a,", 257) + "]}}]",
+		"rules: [{match: {headers: [{}]}}]", "rules: [{match: {headers: [{name: X}]}}]",
+		"rules: [{match: {headers: [" + strings.Repeat("{name: a},", 17) + "]}}]",
+		"rules: [{match: {headers: [{name: a, value: " + strings.Repeat("x", 1025) + "}]}}]",
+		"rules: [{token_reuse: 301s}]", "rules: [{on_expired: x}]", "rules: [{refresh_ahead: 241s}]", "rules: [{session_duration_minutes: 4}]",
+		"rules: [{session_duration_minutes: 527041}]", "rules: [{grace: 601s}]", "rules: [{on_unavailable: x}]",
+		"rules: [{require: {organization: {}}}]", "rules: [{require: {organization: {ids: [''], id_in_path: x}}}]",
+		"rules: [{require: {organization: {ids: ['']}}}]", "rules: [{require: {organization: {ids: [" + strings.Repeat("a,", 65) + "]}}}]",
+		"rules: [{require: {any_role: ['']}}]", "rules: [{require: {any_role: [" + strings.Repeat("x", 257) + "]}}]",
+		"rules: [{require: {all_roles: ['']}}]", "rules: [{require: {all_roles: [" + strings.Repeat("a,", 65) + "]}}]",
+		"rules: [{require: {claims: [{}]}}]", "rules: [{require: {claims: [{name: a, values: [" + strings.Repeat("x", 257) + "]}]}}]",
+		"rules: [{require: {cel: ['']}}]", "rules: [{require: {cel: [" + strings.Repeat("a,", 17) + "]}}]",
+		"rules: [{require: {permission: {}}}]", "rules: [{require: {permission: {resource_id: a}}}]",
+		"rules: [{require: {permission: {action: a}}}]", "rules: [{require: {permission: {evaluate: x}}}]",
+		"rules: [{require: {factors: [{min_count: 0}]}}]", "rules: [{require: {factors: [{min_count: 17}]}}]",
+		"rules: [{require: {factors: [{types: ['']}]}}]", "rules: [{require: {factors: [{delivery_methods: ['']}]}}]",
+		"rules: [{require: {factors: [{max_age: 0s}]}}]", "rules: [{require: {factors: [" + strings.Repeat("{},", 9) + "]}}]",
+		"credentials: {refreshed_jwt_header: X}", "credentials: {refreshed_jwt_header: location}",
+		"identity_headers: [{name: x-a}]", "identity_headers: [{name: x-a, claim: a, value: roles}]",
+		"identity_headers: [{name: x-a, claim: " + strings.Repeat("x", 257) + "}]", "identity_headers: [{name: x-a, claim: a, format: x}]",
+		"identity_headers: [{name: x-envoy-a, value: roles}]", "default_rule: {match: {}}",
 	} {
 		_, err := config.Parse("config.yaml", []byte(yaml))
-		for _, library := range []string{"regex", "must ", "does not have", "config.proto"} {
+		for _, library := range []string{"regex pattern", "must ", "does not have", "config.proto"} {
 			if err == nil || strings.Contains(err.Error(), library) {
 				t.Errorf("%.80s: %v", yaml, err)
 			}

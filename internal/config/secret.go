@@ -14,6 +14,9 @@ import (
 // maxSecret bounds a secret; the vendor's have some 50 bytes.
 const maxSecret = 4 << 10
 
+// unread stands for a secret where none is to be read.
+const unread session.Secret = "unread"
+
 // variableName is what POSIX calls a name (XBD 3.216), which no secret of the vendor is.
 var variableName = regexp.MustCompile(`^[A-Za-z_][0-9A-Za-z_]*$`)
 
@@ -26,7 +29,7 @@ func (c *compiler) secret(path string, m *configv1.Project) session.Secret {
 	case c.found[path] || c.found[file] || c.found[env] || m.GetSecretFile() == "" && m.GetSecretEnv() == "":
 		return "" // reported already
 	case c.withoutFiles && m.GetSecretFile() != "":
-		return ""
+		return unread
 	case m.GetSecretFile() != "":
 		data, err := readFile(c.path(m.GetSecretFile()), maxSecret)
 		if err != nil {
@@ -40,7 +43,7 @@ func (c *compiler) secret(path string, m *configv1.Project) session.Secret {
 		return ""
 	}
 	if c.withoutFiles {
-		return ""
+		return unread
 	}
 	value, ok := os.LookupEnv(m.GetSecretEnv())
 	if !ok {

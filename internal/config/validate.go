@@ -53,21 +53,38 @@ var wanted = map[protoreflect.FullName]struct{ problem, remedy string }{
 	"authz.config.v1.Listen.socket_mode": {"not permissions in octal", `write four digits in quotes, "0660" for example`},
 	"authz.config.v1.Project.project_id": {"not a project id",
 		`copy it from the vendor's dashboard: "project-live-…" or "project-test-…"`},
-	"authz.config.v1.Project.custom_domain":      {"not a host name", `write the domain alone, without scheme and path: "login.example.com"`},
-	"authz.config.v1.Match.path_prefix":          {`does not begin with "/"`, `write a path: "/admin"`},
-	"authz.config.v1.Match.methods":              {"not a method", `write it in capitals: "GET"`},
-	"authz.config.v1.Credentials.jwt_cookie":     {"not a cookie name", "use letters, digits, \"-\" and \"_\""},
-	"authz.config.v1.Credentials.token_cookie":   {"not a cookie name", "use letters, digits, \"-\" and \"_\""},
-	"authz.config.v1.Credentials.token_header":   {"not a header name in lower case", "use a-z, 0-9 and \"-\", beginning with a letter"},
-	"authz.config.v1.JwtCookieAttributes.domain": {"not a domain", `write "example.com"`},
-	"authz.config.v1.JwtCookieAttributes.path":   {"not a cookie path", `begin with "/", without ";" and white space`},
-	"authz.config.v1.IdentityHeader.name":        {"not a header name in lower case with at most six hyphens", `write "x-auth-subject", for example`},
-	"authz.config.v1.ServerTls.cert_file":        {"", "name the PEM file of the sidecar's certificate"},
-	"authz.config.v1.ServerTls.key_file":         {"", "name the PEM file of the certificate's private key"},
-	"authz.config.v1.ServerTls.client_ca_file":   {"", "name the PEM file of the authorities that sign the clients' certificates"},
-	"authz.config.v1.ServerTls.client_names":     {"an empty name", "list the DNS or URI names that a client's certificate may bear"},
-	"authz.config.v1.Project.issuers":            {"an empty issuer", "write it as the session JWT's iss has it"},
-	"authz.config.v1.Config.projects":            {"", `list at least one: "- project_id: project-live-…" with its secret_file`},
+	"authz.config.v1.Project.custom_domain":  {"not a host name", `write the domain alone, without scheme and path: "login.example.com"`},
+	"authz.config.v1.Config.trusted_origins": {"not an origin", `write scheme and host, in lower case and without path: "https://app.example.com"`},
+	"authz.config.v1.LogIn.return_parameter": {"not the name of a query parameter", `use letters, digits, ".", "_" and "-"`},
+	"authz.config.v1.Match.path":             {`does not begin with "/"`, `write a path: "/admin"`},
+	"authz.config.v1.Match.path_prefix":      {`does not begin with "/"`, `write a path: "/admin"`},
+	"authz.config.v1.Match.path_template":    {`does not begin with "/"`, `write a path with variables: "/orgs/{org}"`},
+	"authz.config.v1.Match.methods":          {"not a method", `write it in capitals: "GET"`},
+	"authz.config.v1.Match.hosts": {"not a host",
+		`write "app.example.com", or "*.example.com" for every host below it, without scheme and port; leave hosts out for all`},
+	"authz.config.v1.HeaderMatch.name":                 {"not a header name in lower case", `write "x-api-version", for example`},
+	"authz.config.v1.Require.any_role":                 {"", "write the role's id"},
+	"authz.config.v1.Require.all_roles":                {"", "write the role's id"},
+	"authz.config.v1.Require.cel":                      {"", "write an expression, or leave it out"},
+	"authz.config.v1.Organization.ids":                 {"", `copy the id from the vendor's dashboard: "organization-live-…"`},
+	"authz.config.v1.Claim.name":                       {"", "name a custom claim of the session JWT"},
+	"authz.config.v1.Permission.resource_id":           {"", "write the resource's id, as the vendor's RBAC policy has it"},
+	"authz.config.v1.Permission.action":                {"", "write an action of the resource, as the vendor's RBAC policy has it"},
+	"authz.config.v1.Factors.types":                    {"", `write a type as sessions have it: "otp", for example`},
+	"authz.config.v1.Factors.delivery_methods":         {"", `write a method as sessions have it: "sms", for example`},
+	"authz.config.v1.Credentials.jwt_cookie":           {"not a cookie name", "use letters, digits, \"-\" and \"_\""},
+	"authz.config.v1.Credentials.token_cookie":         {"not a cookie name", "use letters, digits, \"-\" and \"_\""},
+	"authz.config.v1.Credentials.token_header":         {"not a header name in lower case", "use a-z, 0-9 and \"-\", beginning with a letter"},
+	"authz.config.v1.Credentials.refreshed_jwt_header": {"not a header name in lower case", "use a-z, 0-9 and \"-\", beginning with a letter"},
+	"authz.config.v1.JwtCookieAttributes.domain":       {"not a domain", `write "example.com"`},
+	"authz.config.v1.JwtCookieAttributes.path":         {"not a cookie path", `begin with "/", without ";" and white space`},
+	"authz.config.v1.IdentityHeader.name":              {"not a header name in lower case with at most six hyphens", `write "x-auth-subject", for example`},
+	"authz.config.v1.ServerTls.cert_file":              {"", "name the PEM file of the sidecar's certificate"},
+	"authz.config.v1.ServerTls.key_file":               {"", "name the PEM file of the certificate's private key"},
+	"authz.config.v1.ServerTls.client_ca_file":         {"", "name the PEM file of the authorities that sign the clients' certificates"},
+	"authz.config.v1.ServerTls.client_names":           {"an empty name", "list the DNS or URI names that a client's certificate may bear"},
+	"authz.config.v1.Project.issuers":                  {"an empty issuer", "write it as the session JWT's iss has it"},
+	"authz.config.v1.Config.projects":                  {"", `list at least one: "- project_id: project-live-…" with its secret_file`},
 }
 
 // words puts a violation into plain words. absent says that the file has nothing there.
@@ -80,6 +97,10 @@ func words(v *protovalidate.Violation, field protoreflect.FieldDescriptor, absen
 		return message, "remove match, or make it one of rules"
 	case "identity_header.name.reserved":
 		return message, ownName
+	case "identity_header.one":
+		return message, `set value to what every session has ("subject", for example), or claim to a custom claim's name`
+	case "organization.one":
+		return message, `write ids: [organization-live-…], or id_in_path: org where path_template has {org}, or slug_in_path: org`
 	}
 	want := wanted[field.FullName()]
 	switch {
@@ -107,7 +128,7 @@ func words(v *protovalidate.Violation, field protoreflect.FieldDescriptor, absen
 	return message, "see the field's comment in config.proto"
 }
 
-const ownName = `use a name of your own: "x-auth-subject", for example`
+const ownName = `use a name of your own: "x-auth-…", for example`
 
 func oneOf(values protoreflect.Value) string { return "use one of " + names(values) }
 

@@ -53,8 +53,20 @@ type Config struct {
 	// replaces the default one: x-auth-subject, x-auth-session-id, x-auth-organization-id, x-auth-organization-slug
 	// and x-auth-roles.
 	IdentityHeaders []*IdentityHeader `protobuf:"bytes,7,rep,name=identity_headers,json=identityHeaders,proto3" json:"identity_headers,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The name of the rule for paths that two servers could read differently ("//", dot segments, encoded slashes, ";" and
+	// the like), for an app that needs them. It must require a session, match by name only (`match: {by_name: true}`), and have
+	// neither `preflight` nor `shadow`. Default: none, and such a path is answered with 400.
+	AmbiguousPathRule string `protobuf:"bytes,8,opt,name=ambiguous_path_rule,json=ambiguousPathRule,proto3" json:"ambiguous_path_rule,omitempty"`
+	// Observe only: every request passes, and what would have been answered is logged, counted and put into the metadata.
+	// Ambiguous paths are still refused. Default false.
+	Shadow bool `protobuf:"varint,9,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// Where browsers are sent to log in, by rules with `redirect_to_log_in`.
+	LogIn *LogIn `protobuf:"bytes,10,opt,name=log_in,json=logIn,proto3" json:"log_in,omitempty"`
+	// The origins, beside the request's own, whose pages may send the cookie along with an unsafe method under a rule with
+	// `refuse_cross_site`: "https://app.example.com". Default: none.
+	TrustedOrigins []string `protobuf:"bytes,11,rep,name=trusted_origins,json=trustedOrigins,proto3" json:"trusted_origins,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Config) Reset() {
@@ -136,6 +148,90 @@ func (x *Config) GetIdentityHeaders() []*IdentityHeader {
 	return nil
 }
 
+func (x *Config) GetAmbiguousPathRule() string {
+	if x != nil {
+		return x.AmbiguousPathRule
+	}
+	return ""
+}
+
+func (x *Config) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
+}
+
+func (x *Config) GetLogIn() *LogIn {
+	if x != nil {
+		return x.LogIn
+	}
+	return nil
+}
+
+func (x *Config) GetTrustedOrigins() []string {
+	if x != nil {
+		return x.TrustedOrigins
+	}
+	return nil
+}
+
+// LogIn says where browsers are sent to log in.
+type LogIn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The log-in page: a path of the same host ("/login"), or an https URL. Required by rules with `redirect_to_log_in`.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// The query parameter that holds the path to return to; it is always a path of the host that was asked, never a whole URL.
+	// Default "return_to".
+	ReturnParameter string `protobuf:"bytes,2,opt,name=return_parameter,json=returnParameter,proto3" json:"return_parameter,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *LogIn) Reset() {
+	*x = LogIn{}
+	mi := &file_authz_config_v1_config_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogIn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogIn) ProtoMessage() {}
+
+func (x *LogIn) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_config_v1_config_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogIn.ProtoReflect.Descriptor instead.
+func (*LogIn) Descriptor() ([]byte, []int) {
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *LogIn) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *LogIn) GetReturnParameter() string {
+	if x != nil {
+		return x.ReturnParameter
+	}
+	return ""
+}
+
 // Listen says where the sidecar listens.
 type Listen struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -156,7 +252,7 @@ type Listen struct {
 
 func (x *Listen) Reset() {
 	*x = Listen{}
-	mi := &file_authz_config_v1_config_proto_msgTypes[1]
+	mi := &file_authz_config_v1_config_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -168,7 +264,7 @@ func (x *Listen) String() string {
 func (*Listen) ProtoMessage() {}
 
 func (x *Listen) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_config_v1_config_proto_msgTypes[1]
+	mi := &file_authz_config_v1_config_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -181,7 +277,7 @@ func (x *Listen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listen.ProtoReflect.Descriptor instead.
 func (*Listen) Descriptor() ([]byte, []int) {
-	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{1}
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Listen) GetCheck() string {
@@ -230,7 +326,7 @@ type ServerTls struct {
 
 func (x *ServerTls) Reset() {
 	*x = ServerTls{}
-	mi := &file_authz_config_v1_config_proto_msgTypes[2]
+	mi := &file_authz_config_v1_config_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -242,7 +338,7 @@ func (x *ServerTls) String() string {
 func (*ServerTls) ProtoMessage() {}
 
 func (x *ServerTls) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_config_v1_config_proto_msgTypes[2]
+	mi := &file_authz_config_v1_config_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -255,7 +351,7 @@ func (x *ServerTls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerTls.ProtoReflect.Descriptor instead.
 func (*ServerTls) Descriptor() ([]byte, []int) {
-	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{2}
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ServerTls) GetCertFile() string {
@@ -323,7 +419,7 @@ type Project struct {
 
 func (x *Project) Reset() {
 	*x = Project{}
-	mi := &file_authz_config_v1_config_proto_msgTypes[3]
+	mi := &file_authz_config_v1_config_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +431,7 @@ func (x *Project) String() string {
 func (*Project) ProtoMessage() {}
 
 func (x *Project) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_config_v1_config_proto_msgTypes[3]
+	mi := &file_authz_config_v1_config_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +444,7 @@ func (x *Project) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Project.ProtoReflect.Descriptor instead.
 func (*Project) Descriptor() ([]byte, []int) {
-	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{3}
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Project) GetName() string {
@@ -459,7 +555,7 @@ type KeySet struct {
 
 func (x *KeySet) Reset() {
 	*x = KeySet{}
-	mi := &file_authz_config_v1_config_proto_msgTypes[4]
+	mi := &file_authz_config_v1_config_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +567,7 @@ func (x *KeySet) String() string {
 func (*KeySet) ProtoMessage() {}
 
 func (x *KeySet) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_config_v1_config_proto_msgTypes[4]
+	mi := &file_authz_config_v1_config_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +580,7 @@ func (x *KeySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySet.ProtoReflect.Descriptor instead.
 func (*KeySet) Descriptor() ([]byte, []int) {
-	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{4}
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *KeySet) GetRefreshInterval() *durationpb.Duration {
@@ -552,7 +648,7 @@ type SessionApi struct {
 
 func (x *SessionApi) Reset() {
 	*x = SessionApi{}
-	mi := &file_authz_config_v1_config_proto_msgTypes[5]
+	mi := &file_authz_config_v1_config_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +660,7 @@ func (x *SessionApi) String() string {
 func (*SessionApi) ProtoMessage() {}
 
 func (x *SessionApi) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_config_v1_config_proto_msgTypes[5]
+	mi := &file_authz_config_v1_config_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +673,7 @@ func (x *SessionApi) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionApi.ProtoReflect.Descriptor instead.
 func (*SessionApi) Descriptor() ([]byte, []int) {
-	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{5}
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SessionApi) GetTimeout() *durationpb.Duration {
@@ -612,18 +708,55 @@ type Rule struct {
 	// with a bad credential does not. "none": every request passes and no credential is looked at. Default "required".
 	Session string `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
 	// How old a session JWT may be, by its iat, before the session API is asked. 0s asks every time. Default: until the
-	// JWT expires. An opaque token is asked about every time.
+	// JWT expires. For opaque tokens see `token_reuse`.
 	MaxTokenAge *durationpb.Duration `protobuf:"bytes,4,opt,name=max_token_age,json=maxTokenAge,proto3" json:"max_token_age,omitempty"`
 	// The name of the project whose sessions are accepted. Default: the only project; required where there are
 	// several, unless `session` is "none".
-	Project       string `protobuf:"bytes,5,opt,name=project,proto3" json:"project,omitempty"`
+	Project string `protobuf:"bytes,5,opt,name=project,proto3" json:"project,omitempty"`
+	// How long what the session API said of an opaque token serves further requests with that token. 0s asks every time.
+	// Default 0s.
+	TokenReuse *durationpb.Duration `protobuf:"bytes,6,opt,name=token_reuse,json=tokenReuse,proto3" json:"token_reuse,omitempty"`
+	// What becomes of an authentic JWT that has expired or is too old: "refresh" trades it, or the opaque token beside it, at
+	// the session API for a new one; "deny" answers 401 and leaves the refresh to the client. Default "refresh".
+	OnExpired string `protobuf:"bytes,7,opt,name=on_expired,json=onExpired,proto3" json:"on_expired,omitempty"`
+	// A JWT that came by cookie and expires within so long is traded in the background, while it still serves; the new one is
+	// handed over with a later answer. Default 0s: never.
+	RefreshAhead *durationpb.Duration `protobuf:"bytes,8,opt,name=refresh_ahead,json=refreshAhead,proto3" json:"refresh_ahead,omitempty"`
+	// By how many minutes from now a session is extended whenever the session API is asked, 5 to 527040 (366 days). Default:
+	// the session is not extended.
+	SessionDurationMinutes *uint32 `protobuf:"varint,9,opt,name=session_duration_minutes,json=sessionDurationMinutes,proto3,oneof" json:"session_duration_minutes,omitempty"`
+	// What a session must have beyond being valid. All of it must hold. Default: nothing.
+	Require *Require `protobuf:"bytes,10,opt,name=require,proto3" json:"require,omitempty"`
+	// How long past its exp (or past iat + max_token_age, where that is set) an authentic JWT still passes while the session
+	// API cannot be asked: it is down, too slow, or limits our rate. Never past the end of the session, never for a session that
+	// is known to have ended, never for an opaque token, never if our own secret was refused or keys are missing. Default 0s:
+	// never.
+	Grace *durationpb.Duration `protobuf:"bytes,11,opt,name=grace,proto3" json:"grace,omitempty"`
+	// The grace is for GET, HEAD and OPTIONS only. Default false.
+	GraceSafeMethodsOnly bool `protobuf:"varint,12,opt,name=grace_safe_methods_only,json=graceSafeMethodsOnly,proto3" json:"grace_safe_methods_only,omitempty"`
+	// What is answered when the session API cannot be asked and there is no grace: "deny" is 503. "envoy" hands the choice to
+	// the failure_mode_allow of Envoy's filter (1.37 or newer; older ones answer 403): with that set, EVERY request whose session
+	// needs the API passes while it is down. Default "deny".
+	OnUnavailable string `protobuf:"bytes,13,opt,name=on_unavailable,json=onUnavailable,proto3" json:"on_unavailable,omitempty"`
+	// Lets CORS preflights (OPTIONS with Origin and Access-Control-Request-Method) of the matched paths pass without a
+	// session, whatever `methods` says; the upstream answers them. Better is Envoy's cors filter before this one, which answers
+	// by itself. Default false.
+	Preflight bool `protobuf:"varint,14,opt,name=preflight,proto3" json:"preflight,omitempty"`
+	// Refuses a request with an unsafe method (not GET, HEAD, OPTIONS) whose credential came by cookie and which a page of
+	// another site sent, by Sec-Fetch-Site or else by Origin. Default false.
+	RefuseCrossSite bool `protobuf:"varint,15,opt,name=refuse_cross_site,json=refuseCrossSite,proto3" json:"refuse_cross_site,omitempty"`
+	// Sends a browser that navigates (GET, Sec-Fetch-Mode: navigate or Accept: text/html) and has no valid session, or not the
+	// authentication that is required, to `log_in.url` with 302. Default false.
+	RedirectToLogIn bool `protobuf:"varint,16,opt,name=redirect_to_log_in,json=redirectToLogIn,proto3" json:"redirect_to_log_in,omitempty"`
+	// Observe only: a request that the rule would deny passes, without identity. Default false.
+	Shadow        bool `protobuf:"varint,17,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_authz_config_v1_config_proto_msgTypes[6]
+	mi := &file_authz_config_v1_config_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +768,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_config_v1_config_proto_msgTypes[6]
+	mi := &file_authz_config_v1_config_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +781,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{6}
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rule) GetName() string {
@@ -686,22 +819,490 @@ func (x *Rule) GetProject() string {
 	return ""
 }
 
-// Match says which requests a rule is for. All that is given must hold.
+func (x *Rule) GetTokenReuse() *durationpb.Duration {
+	if x != nil {
+		return x.TokenReuse
+	}
+	return nil
+}
+
+func (x *Rule) GetOnExpired() string {
+	if x != nil {
+		return x.OnExpired
+	}
+	return ""
+}
+
+func (x *Rule) GetRefreshAhead() *durationpb.Duration {
+	if x != nil {
+		return x.RefreshAhead
+	}
+	return nil
+}
+
+func (x *Rule) GetSessionDurationMinutes() uint32 {
+	if x != nil && x.SessionDurationMinutes != nil {
+		return *x.SessionDurationMinutes
+	}
+	return 0
+}
+
+func (x *Rule) GetRequire() *Require {
+	if x != nil {
+		return x.Require
+	}
+	return nil
+}
+
+func (x *Rule) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *Rule) GetGraceSafeMethodsOnly() bool {
+	if x != nil {
+		return x.GraceSafeMethodsOnly
+	}
+	return false
+}
+
+func (x *Rule) GetOnUnavailable() string {
+	if x != nil {
+		return x.OnUnavailable
+	}
+	return ""
+}
+
+func (x *Rule) GetPreflight() bool {
+	if x != nil {
+		return x.Preflight
+	}
+	return false
+}
+
+func (x *Rule) GetRefuseCrossSite() bool {
+	if x != nil {
+		return x.RefuseCrossSite
+	}
+	return false
+}
+
+func (x *Rule) GetRedirectToLogIn() bool {
+	if x != nil {
+		return x.RedirectToLogIn
+	}
+	return false
+}
+
+func (x *Rule) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
+}
+
+// Require is what a session must have beyond being valid, in the order in which it is looked at. Whoever lacks any of it gets 403;
+// whoever lacks authentication factors alone gets the step-up challenge of RFC 9470, 401.
+type Require struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whose members pass (B2B).
+	Organization *Organization `protobuf:"bytes,1,opt,name=organization,proto3" json:"organization,omitempty"`
+	// The session has at least one of these roles.
+	AnyRole []string `protobuf:"bytes,2,rep,name=any_role,json=anyRole,proto3" json:"any_role,omitempty"`
+	// The session has all of these roles.
+	AllRoles []string `protobuf:"bytes,3,rep,name=all_roles,json=allRoles,proto3" json:"all_roles,omitempty"`
+	// Custom claims of the session JWT; all must hold.
+	Claims []*Claim `protobuf:"bytes,4,rep,name=claims,proto3" json:"claims,omitempty"`
+	// Expressions in CEL (https://cel.dev) that must all be true. They see `session` (id, subject, organization_id,
+	// organization_slug, roles, factors[] with type, delivery_method and authenticated_at, claims, issued_at, expires_at,
+	// ends_at), `request` (method, host, path, headers by lower-case name), `path` (the variables of a path template) and
+	// `now`. Checked when the configuration is loaded, and bounded in cost; an error in evaluation denies.
+	Cel []string `protobuf:"bytes,5,rep,name=cel,proto3" json:"cel,omitempty"`
+	// A permission that the session's roles must grant.
+	Permission *Permission `protobuf:"bytes,6,opt,name=permission,proto3" json:"permission,omitempty"`
+	// Authentication factors; each item must be met.
+	Factors       []*Factors `protobuf:"bytes,7,rep,name=factors,proto3" json:"factors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Require) Reset() {
+	*x = Require{}
+	mi := &file_authz_config_v1_config_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Require) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Require) ProtoMessage() {}
+
+func (x *Require) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_config_v1_config_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Require.ProtoReflect.Descriptor instead.
+func (*Require) Descriptor() ([]byte, []int) {
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Require) GetOrganization() *Organization {
+	if x != nil {
+		return x.Organization
+	}
+	return nil
+}
+
+func (x *Require) GetAnyRole() []string {
+	if x != nil {
+		return x.AnyRole
+	}
+	return nil
+}
+
+func (x *Require) GetAllRoles() []string {
+	if x != nil {
+		return x.AllRoles
+	}
+	return nil
+}
+
+func (x *Require) GetClaims() []*Claim {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+func (x *Require) GetCel() []string {
+	if x != nil {
+		return x.Cel
+	}
+	return nil
+}
+
+func (x *Require) GetPermission() *Permission {
+	if x != nil {
+		return x.Permission
+	}
+	return nil
+}
+
+func (x *Require) GetFactors() []*Factors {
+	if x != nil {
+		return x.Factors
+	}
+	return nil
+}
+
+// Organization says whose members pass. Exactly one field. An id and a slug are never taken for one another: members can
+// choose a slug.
+type Organization struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ids of the organizations.
+	Ids []string `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	// The variable of the rule's path template that holds the organization's id: it must be the member's own.
+	IdInPath string `protobuf:"bytes,2,opt,name=id_in_path,json=idInPath,proto3" json:"id_in_path,omitempty"`
+	// The variable of the rule's path template that holds the organization's slug: it must be the member's own.
+	SlugInPath    string `protobuf:"bytes,3,opt,name=slug_in_path,json=slugInPath,proto3" json:"slug_in_path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Organization) Reset() {
+	*x = Organization{}
+	mi := &file_authz_config_v1_config_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Organization) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Organization) ProtoMessage() {}
+
+func (x *Organization) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_config_v1_config_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Organization.ProtoReflect.Descriptor instead.
+func (*Organization) Descriptor() ([]byte, []int) {
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Organization) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *Organization) GetIdInPath() string {
+	if x != nil {
+		return x.IdInPath
+	}
+	return ""
+}
+
+func (x *Organization) GetSlugInPath() string {
+	if x != nil {
+		return x.SlugInPath
+	}
+	return ""
+}
+
+// Claim is a custom claim that the session JWT must have.
+type Claim struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name. Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it may be: a text, or a number or boolean as written in JSON; of a list one member must be among them. Default:
+	// anything but null and false.
+	Values        []string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Claim) Reset() {
+	*x = Claim{}
+	mi := &file_authz_config_v1_config_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Claim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Claim) ProtoMessage() {}
+
+func (x *Claim) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_config_v1_config_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Claim.ProtoReflect.Descriptor instead.
+func (*Claim) Descriptor() ([]byte, []int) {
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Claim) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Claim) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// Permission is one of the vendor's RBAC (https://stytch.com/docs/b2b/guides/rbac/overview).
+type Permission struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resource. Required.
+	ResourceId string `protobuf:"bytes,1,opt,name=resource_id,json=resourceId,proto3" json:"resource_id,omitempty"`
+	// The action on it. Required.
+	Action string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	// "local": by the roles in the session and the project's RBAC policy, which is fetched in the background as keys are, with
+	// the organization's own roles. "api": by the session API, one call for each JWT and permission. Default "local".
+	Evaluate      string `protobuf:"bytes,3,opt,name=evaluate,proto3" json:"evaluate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Permission) Reset() {
+	*x = Permission{}
+	mi := &file_authz_config_v1_config_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Permission) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Permission) ProtoMessage() {}
+
+func (x *Permission) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_config_v1_config_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Permission.ProtoReflect.Descriptor instead.
+func (*Permission) Descriptor() ([]byte, []int) {
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Permission) GetResourceId() string {
+	if x != nil {
+		return x.ResourceId
+	}
+	return ""
+}
+
+func (x *Permission) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Permission) GetEvaluate() string {
+	if x != nil {
+		return x.Evaluate
+	}
+	return ""
+}
+
+// Factors are authentication factors that a session must have. Those that are of one of the types, by one of the delivery
+// methods and recent enough are counted.
+type Factors struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many there must be. Default 1.
+	MinCount *uint32 `protobuf:"varint,1,opt,name=min_count,json=minCount,proto3,oneof" json:"min_count,omitempty"`
+	// The types that count, as the session has them: "otp", "webauthn_registration", "totp", "password", … Default: all.
+	Types []string `protobuf:"bytes,2,rep,name=types,proto3" json:"types,omitempty"`
+	// The delivery methods that count: "sms", "email", "authenticator_app", … Default: all.
+	DeliveryMethods []string `protobuf:"bytes,3,rep,name=delivery_methods,json=deliveryMethods,proto3" json:"delivery_methods,omitempty"`
+	// How long ago they may have been authenticated. Default: any time.
+	MaxAge        *durationpb.Duration `protobuf:"bytes,4,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Factors) Reset() {
+	*x = Factors{}
+	mi := &file_authz_config_v1_config_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Factors) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Factors) ProtoMessage() {}
+
+func (x *Factors) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_config_v1_config_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Factors.ProtoReflect.Descriptor instead.
+func (*Factors) Descriptor() ([]byte, []int) {
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Factors) GetMinCount() uint32 {
+	if x != nil && x.MinCount != nil {
+		return *x.MinCount
+	}
+	return 0
+}
+
+func (x *Factors) GetTypes() []string {
+	if x != nil {
+		return x.Types
+	}
+	return nil
+}
+
+func (x *Factors) GetDeliveryMethods() []string {
+	if x != nil {
+		return x.DeliveryMethods
+	}
+	return nil
+}
+
+func (x *Factors) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+// Match says which requests a rule is for. All that is given must hold, and something must be given; of `path`,
+// `path_prefix`, `path_template` and `path_regex` at most one.
+//
+// Paths are compared with case, without the query, after percent-encoded characters that may stand as they are have been decoded
+// (/%61dmin is /admin). A slash at the end makes no difference unless `exact_trailing_slash` says so.
 type Match struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The path, or its beginning up to a segment border: "/admin" is for /admin, /admin/ and /admin/users, not for
-	// /administrator. Compared with case, without the query, after percent-encoded characters that may stand as they are
-	// have been decoded (/%61dmin is /admin). "/admin/" is the same as "/admin". There are no wildcards. Required.
+	// /administrator.
 	PathPrefix string `protobuf:"bytes,1,opt,name=path_prefix,json=pathPrefix,proto3" json:"path_prefix,omitempty"`
 	// The methods, in capitals; GET covers HEAD. Default: all.
-	Methods       []string `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty"`
+	Methods []string `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty"`
+	// The whole path.
+	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	// The whole path with variables, each for one segment that is not empty: "/orgs/{org}/docs/{doc}". A last "{rest=**}"
+	// is for any number of segments.
+	PathTemplate string `protobuf:"bytes,4,opt,name=path_template,json=pathTemplate,proto3" json:"path_template,omitempty"`
+	// A regular expression (RE2) for the whole path: "/v[0-9]+/users". One that begins with literal text is found faster.
+	PathRegex string `protobuf:"bytes,5,opt,name=path_regex,json=pathRegex,proto3" json:"path_regex,omitempty"`
+	// The hosts: "app.example.com", or "*.example.com" for every host below it. Compared without case, port and trailing dot.
+	// Default: all.
+	Hosts []string `protobuf:"bytes,6,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// The headers that the request must have.
+	Headers []*HeaderMatch `protobuf:"bytes,7,rep,name=headers,proto3" json:"headers,omitempty"`
+	// A slash at the end makes another path, for `path`, `path_template` and `path_regex`. Default false.
+	ExactTrailingSlash bool `protobuf:"varint,8,opt,name=exact_trailing_slash,json=exactTrailingSlash,proto3" json:"exact_trailing_slash,omitempty"`
+	// Only for requests whose Envoy route names the rule, with check_settings: { context_extensions: { rule: NAME } }. (A
+	// route may name any rule; what that rule's match says must then hold, and no other rule is looked at.) Default false.
+	ByName        bool `protobuf:"varint,9,opt,name=by_name,json=byName,proto3" json:"by_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_authz_config_v1_config_proto_msgTypes[7]
+	mi := &file_authz_config_v1_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +1314,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_config_v1_config_proto_msgTypes[7]
+	mi := &file_authz_config_v1_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +1327,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{7}
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Match) GetPathPrefix() string {
@@ -743,6 +1344,110 @@ func (x *Match) GetMethods() []string {
 	return nil
 }
 
+func (x *Match) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Match) GetPathTemplate() string {
+	if x != nil {
+		return x.PathTemplate
+	}
+	return ""
+}
+
+func (x *Match) GetPathRegex() string {
+	if x != nil {
+		return x.PathRegex
+	}
+	return ""
+}
+
+func (x *Match) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *Match) GetHeaders() []*HeaderMatch {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Match) GetExactTrailingSlash() bool {
+	if x != nil {
+		return x.ExactTrailingSlash
+	}
+	return false
+}
+
+func (x *Match) GetByName() bool {
+	if x != nil {
+		return x.ByName
+	}
+	return false
+}
+
+// HeaderMatch is a header that a request must have.
+type HeaderMatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name, in lower case. Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its value, exactly. Several lines of one name are one value, joined by commas. Default: any, be it empty.
+	Value         *string `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeaderMatch) Reset() {
+	*x = HeaderMatch{}
+	mi := &file_authz_config_v1_config_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeaderMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeaderMatch) ProtoMessage() {}
+
+func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_config_v1_config_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeaderMatch.ProtoReflect.Descriptor instead.
+func (*HeaderMatch) Descriptor() ([]byte, []int) {
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *HeaderMatch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HeaderMatch) GetValue() string {
+	if x != nil && x.Value != nil {
+		return *x.Value
+	}
+	return ""
+}
+
 // Credentials says where a request carries its credential. A JWT comes by "Authorization: Bearer" or by cookie, an
 // opaque token by cookie or by a header.
 type Credentials struct {
@@ -751,19 +1456,24 @@ type Credentials struct {
 	JwtCookie string `protobuf:"bytes,1,opt,name=jwt_cookie,json=jwtCookie,proto3" json:"jwt_cookie,omitempty"`
 	// The cookie that holds the opaque session token. Default stytch_session.
 	TokenCookie string `protobuf:"bytes,2,opt,name=token_cookie,json=tokenCookie,proto3" json:"token_cookie,omitempty"`
-	// The header, in lower case, that holds the opaque session token. What the session API returns for one goes nowhere: there
-	// is no cookie and no authorization header to put the JWT in. Default: none.
+	// The header, in lower case, that holds the opaque session token. The JWT that the session API returns for one goes into
+	// `refreshed_jwt_header`, if there is one. Default: none.
 	TokenHeader string `protobuf:"bytes,3,opt,name=token_header,json=tokenHeader,proto3" json:"token_header,omitempty"`
 	// The attributes of the cookie in which a refreshed JWT goes back to the client. They must be those that the
 	// application itself uses, or the browser keeps two cookies of the same name.
 	JwtCookieAttributes *JwtCookieAttributes `protobuf:"bytes,4,opt,name=jwt_cookie_attributes,json=jwtCookieAttributes,proto3" json:"jwt_cookie_attributes,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// The response header, in lower case, in which a refreshed JWT goes back to a client whose credential came by header.
+	// Default: none, and such a client is not told.
+	RefreshedJwtHeader string `protobuf:"bytes,5,opt,name=refreshed_jwt_header,json=refreshedJwtHeader,proto3" json:"refreshed_jwt_header,omitempty"`
+	// The credential is removed from a request before it goes upstream, for apps that must not see it. Default false.
+	RemoveUpstream bool `protobuf:"varint,6,opt,name=remove_upstream,json=removeUpstream,proto3" json:"remove_upstream,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Credentials) Reset() {
 	*x = Credentials{}
-	mi := &file_authz_config_v1_config_proto_msgTypes[8]
+	mi := &file_authz_config_v1_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +1485,7 @@ func (x *Credentials) String() string {
 func (*Credentials) ProtoMessage() {}
 
 func (x *Credentials) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_config_v1_config_proto_msgTypes[8]
+	mi := &file_authz_config_v1_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +1498,7 @@ func (x *Credentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
 func (*Credentials) Descriptor() ([]byte, []int) {
-	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{8}
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Credentials) GetJwtCookie() string {
@@ -819,6 +1529,20 @@ func (x *Credentials) GetJwtCookieAttributes() *JwtCookieAttributes {
 	return nil
 }
 
+func (x *Credentials) GetRefreshedJwtHeader() string {
+	if x != nil {
+		return x.RefreshedJwtHeader
+	}
+	return ""
+}
+
+func (x *Credentials) GetRemoveUpstream() bool {
+	if x != nil {
+		return x.RemoveUpstream
+	}
+	return false
+}
+
 // JwtCookieAttributes are the attributes of the Set-Cookie header that hands a refreshed JWT back (RFC 6265). The
 // cookie lives as long as the session.
 type JwtCookieAttributes struct {
@@ -839,7 +1563,7 @@ type JwtCookieAttributes struct {
 
 func (x *JwtCookieAttributes) Reset() {
 	*x = JwtCookieAttributes{}
-	mi := &file_authz_config_v1_config_proto_msgTypes[9]
+	mi := &file_authz_config_v1_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +1575,7 @@ func (x *JwtCookieAttributes) String() string {
 func (*JwtCookieAttributes) ProtoMessage() {}
 
 func (x *JwtCookieAttributes) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_config_v1_config_proto_msgTypes[9]
+	mi := &file_authz_config_v1_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +1588,7 @@ func (x *JwtCookieAttributes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JwtCookieAttributes.ProtoReflect.Descriptor instead.
 func (*JwtCookieAttributes) Descriptor() ([]byte, []int) {
-	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{9}
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JwtCookieAttributes) GetDomain() string {
@@ -917,7 +1641,7 @@ type Verification struct {
 
 func (x *Verification) Reset() {
 	*x = Verification{}
-	mi := &file_authz_config_v1_config_proto_msgTypes[10]
+	mi := &file_authz_config_v1_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1653,7 @@ func (x *Verification) String() string {
 func (*Verification) ProtoMessage() {}
 
 func (x *Verification) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_config_v1_config_proto_msgTypes[10]
+	mi := &file_authz_config_v1_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1666,7 @@ func (x *Verification) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verification.ProtoReflect.Descriptor instead.
 func (*Verification) Descriptor() ([]byte, []int) {
-	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{10}
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Verification) GetExpiryLeeway() *durationpb.Duration {
@@ -971,16 +1695,20 @@ type IdentityHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its name, in lower case with at most six hyphens; none that has a meaning of its own in HTTP or for Envoy. Required.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What it says: "subject" (the user or member id), "session_id", "organization_id", "organization_slug", "roles"
-	// (joined by commas) or "project" (the project's name). Required.
-	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// What it says: "subject" (the user or member id), "session_id", "organization_id", "organization_slug", "roles",
+	// "project" (the project's name), "factors" (their types) or "session_expires_at" (RFC 3339). This or `claim`.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// The custom claim that it holds. This or `value`.
+	Claim string `protobuf:"bytes,3,opt,name=claim,proto3" json:"claim,omitempty"`
+	// How: "text" (lists are joined by commas; what does not fit into a header denies) or "json" (in ASCII). Default "text".
+	Format        string `protobuf:"bytes,4,opt,name=format,proto3" json:"format,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IdentityHeader) Reset() {
 	*x = IdentityHeader{}
-	mi := &file_authz_config_v1_config_proto_msgTypes[11]
+	mi := &file_authz_config_v1_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1720,7 @@ func (x *IdentityHeader) String() string {
 func (*IdentityHeader) ProtoMessage() {}
 
 func (x *IdentityHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_config_v1_config_proto_msgTypes[11]
+	mi := &file_authz_config_v1_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1733,7 @@ func (x *IdentityHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityHeader.ProtoReflect.Descriptor instead.
 func (*IdentityHeader) Descriptor() ([]byte, []int) {
-	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{11}
+	return file_authz_config_v1_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *IdentityHeader) GetName() string {
@@ -1022,11 +1750,25 @@ func (x *IdentityHeader) GetValue() string {
 	return ""
 }
 
+func (x *IdentityHeader) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *IdentityHeader) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
 var File_authz_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_authz_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1cauthz/config/v1/config.proto\x12\x0fauthz.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb8\x04\n" +
+	"\x1cauthz/config/v1/config.proto\x12\x0fauthz.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x83\x06\n" +
 	"\x06Config\x12/\n" +
 	"\x06listen\x18\x01 \x01(\v2\x17.authz.config.v1.ListenR\x06listen\x12@\n" +
 	"\bprojects\x18\x02 \x03(\v2\x18.authz.config.v1.ProjectB\n" +
@@ -1036,7 +1778,15 @@ const file_authz_config_v1_config_proto_rawDesc = "" +
 	"\x12default_rule.match\x12Athe default rule has no match: it decides when no other rule does\x1a\x10!has(this.match)R\vdefaultRule\x12>\n" +
 	"\vcredentials\x18\x05 \x01(\v2\x1c.authz.config.v1.CredentialsR\vcredentials\x12A\n" +
 	"\fverification\x18\x06 \x01(\v2\x1d.authz.config.v1.VerificationR\fverification\x12T\n" +
-	"\x10identity_headers\x18\a \x03(\v2\x1f.authz.config.v1.IdentityHeaderB\b\xbaH\x05\x92\x01\x02\x10 R\x0fidentityHeaders\"\x9c\x01\n" +
+	"\x10identity_headers\x18\a \x03(\v2\x1f.authz.config.v1.IdentityHeaderB\b\xbaH\x05\x92\x01\x02\x10 R\x0fidentityHeaders\x12.\n" +
+	"\x13ambiguous_path_rule\x18\b \x01(\tR\x11ambiguousPathRule\x12\x16\n" +
+	"\x06shadow\x18\t \x01(\bR\x06shadow\x12-\n" +
+	"\x06log_in\x18\n" +
+	" \x01(\v2\x16.authz.config.v1.LogInR\x05logIn\x12R\n" +
+	"\x0ftrusted_origins\x18\v \x03(\tB)\xbaH&\x92\x01#\x10@\"\x1fr\x1d2\x1b^https?://[0-9a-z.:\\[\\]-]+$R\x0etrustedOrigins\"p\n" +
+	"\x05LogIn\x12\x1a\n" +
+	"\x03url\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x03url\x12K\n" +
+	"\x10return_parameter\x18\x02 \x01(\tB \xbaH\x1d\xd8\x01\x01r\x182\x16^[0-9A-Za-z_.-]{1,64}$R\x0freturnParameter\"\x9c\x01\n" +
 	"\x06Listen\x12\x14\n" +
 	"\x05check\x18\x01 \x01(\tR\x05check\x126\n" +
 	"\vsocket_mode\x18\x02 \x01(\tB\x15\xbaH\x12\xd8\x01\x01r\r2\v^0[0-7]{3}$R\n" +
@@ -1090,23 +1840,96 @@ const file_authz_config_v1_config_proto_rawDesc = "" +
 	"\x0ekept_exchanges\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x01R\rkeptExchanges\x88\x01\x01B\f\n" +
 	"\n" +
 	"_max_callsB\x11\n" +
-	"\x0f_kept_exchanges\"\xf9\x01\n" +
+	"\x0f_kept_exchanges\"\xac\a\n" +
 	"\x04Rule\x12\x1c\n" +
 	"\x04name\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04name\x12,\n" +
 	"\x05match\x18\x02 \x01(\v2\x16.authz.config.v1.MatchR\x05match\x12<\n" +
 	"\asession\x18\x03 \x01(\tB\"\xbaH\x1f\xd8\x01\x01r\x1aR\brequiredR\boptionalR\x04noneR\asession\x12M\n" +
 	"\rmax_token_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\vmaxTokenAge\x12\x18\n" +
-	"\aproject\x18\x05 \x01(\tR\aproject\"l\n" +
-	"\x05Match\x12,\n" +
-	"\vpath_prefix\x18\x01 \x01(\tB\v\xbaH\br\x06\x18\x80\b:\x01/R\n" +
+	"\aproject\x18\x05 \x01(\tR\aproject\x12I\n" +
+	"\vtoken_reuse\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xac\x022\x00R\n" +
+	"tokenReuse\x126\n" +
+	"\n" +
+	"on_expired\x18\a \x01(\tB\x17\xbaH\x14\xd8\x01\x01r\x0fR\arefreshR\x04denyR\tonExpired\x12M\n" +
+	"\rrefresh_ahead\x18\b \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xf0\x012\x00R\frefreshAhead\x12J\n" +
+	"\x18session_duration_minutes\x18\t \x01(\rB\v\xbaH\b*\x06\x18\xc0\x95 (\x05H\x00R\x16sessionDurationMinutes\x88\x01\x01\x122\n" +
+	"\arequire\x18\n" +
+	" \x01(\v2\x18.authz.config.v1.RequireR\arequire\x12>\n" +
+	"\x05grace\x18\v \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x042\x00R\x05grace\x125\n" +
+	"\x17grace_safe_methods_only\x18\f \x01(\bR\x14graceSafeMethodsOnly\x12<\n" +
+	"\x0eon_unavailable\x18\r \x01(\tB\x15\xbaH\x12\xd8\x01\x01r\rR\x04denyR\x05envoyR\ronUnavailable\x12\x1c\n" +
+	"\tpreflight\x18\x0e \x01(\bR\tpreflight\x12*\n" +
+	"\x11refuse_cross_site\x18\x0f \x01(\bR\x0frefuseCrossSite\x12+\n" +
+	"\x12redirect_to_log_in\x18\x10 \x01(\bR\x0fredirectToLogIn\x12\x16\n" +
+	"\x06shadow\x18\x11 \x01(\bR\x06shadowB\x1b\n" +
+	"\x19_session_duration_minutes\"\x84\x03\n" +
+	"\aRequire\x12A\n" +
+	"\forganization\x18\x01 \x01(\v2\x1d.authz.config.v1.OrganizationR\forganization\x12,\n" +
+	"\bany_role\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\x02R\aanyRole\x12.\n" +
+	"\tall_roles\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\x02R\ballRoles\x128\n" +
+	"\x06claims\x18\x04 \x03(\v2\x16.authz.config.v1.ClaimB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06claims\x12#\n" +
+	"\x03cel\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\x10\"\ar\x05\x10\x01\x18\x80 R\x03cel\x12;\n" +
+	"\n" +
+	"permission\x18\x06 \x01(\v2\x1b.authz.config.v1.PermissionR\n" +
+	"permission\x12<\n" +
+	"\afactors\x18\a \x03(\v2\x18.authz.config.v1.FactorsB\b\xbaH\x05\x92\x01\x02\x10\bR\afactors\"\xad\x02\n" +
+	"\fOrganization\x12#\n" +
+	"\x03ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\x02R\x03ids\x12\x1c\n" +
+	"\n" +
+	"id_in_path\x18\x02 \x01(\tR\bidInPath\x12 \n" +
+	"\fslug_in_path\x18\x03 \x01(\tR\n" +
+	"slugInPath:\xb7\x01\xbaH\xb3\x01\x1a\xb0\x01\n" +
+	"\x10organization.one\x125needs exactly one of ids, id_in_path and slug_in_path\x1ae[size(this.ids) > 0, this.id_in_path != '', this.slug_in_path != ''].filter(given, given).size() == 1\"P\n" +
+	"\x05Claim\x12\x1e\n" +
+	"\x04name\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04name\x12'\n" +
+	"\x06values\x18\x02 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10@\"\x05r\x03\x18\x80\x02R\x06values\"\x8f\x01\n" +
+	"\n" +
+	"Permission\x12+\n" +
+	"\vresource_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\n" +
+	"resourceId\x12\"\n" +
+	"\x06action\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06action\x120\n" +
+	"\bevaluate\x18\x03 \x01(\tB\x14\xbaH\x11\xd8\x01\x01r\fR\x05localR\x03apiR\bevaluate\"\xf0\x01\n" +
+	"\aFactors\x12+\n" +
+	"\tmin_count\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\x10(\x01H\x00R\bminCount\x88\x01\x01\x12&\n" +
+	"\x05types\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n" +
+	"\x10 \"\x06r\x04\x10\x01\x18@R\x05types\x12;\n" +
+	"\x10delivery_methods\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n" +
+	"\x10 \"\x06r\x04\x10\x01\x18@R\x0fdeliveryMethods\x12E\n" +
+	"\amax_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x8a\x8a\x0f2\x02\b\x01R\x06maxAgeB\f\n" +
+	"\n" +
+	"_min_count\"\xed\x03\n" +
+	"\x05Match\x12/\n" +
+	"\vpath_prefix\x18\x01 \x01(\tB\x0e\xbaH\v\xd8\x01\x01r\x06\x18\x80\b:\x01/R\n" +
 	"pathPrefix\x125\n" +
-	"\amethods\x18\x02 \x03(\tB\x1b\xbaH\x18\x92\x01\x15\x10\x10\"\x11r\x0f2\r^[A-Z]{1,32}$R\amethods\"\xd8\x02\n" +
+	"\amethods\x18\x02 \x03(\tB\x1b\xbaH\x18\x92\x01\x15\x10\x10\"\x11r\x0f2\r^[A-Z]{1,32}$R\amethods\x12\"\n" +
+	"\x04path\x18\x03 \x01(\tB\x0e\xbaH\v\xd8\x01\x01r\x06\x18\x80\b:\x01/R\x04path\x123\n" +
+	"\rpath_template\x18\x04 \x01(\tB\x0e\xbaH\v\xd8\x01\x01r\x06\x18\x80\b:\x01/R\fpathTemplate\x12'\n" +
+	"\n" +
+	"path_regex\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpathRegex\x12m\n" +
+	"\x05hosts\x18\x06 \x03(\tBW\xbaHT\x92\x01Q\x10\x80\x02\"LrJ2H^(\\*\\.)?[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z_])?$|^\\[[0-9A-Fa-f:.]+\\]$R\x05hosts\x12@\n" +
+	"\aheaders\x18\a \x03(\v2\x1c.authz.config.v1.HeaderMatchB\b\xbaH\x05\x92\x01\x02\x10\x10R\aheaders\x120\n" +
+	"\x14exact_trailing_slash\x18\b \x01(\bR\x12exactTrailingSlash\x12\x17\n" +
+	"\aby_name\x18\t \x01(\bR\x06byName\"y\n" +
+	"\vHeaderMatch\x12;\n" +
+	"\x04name\x18\x01 \x01(\tB'\xbaH$r\"2 ^[0-9a-z!#$%&'*+.^_`|~-]{1,128}$R\x04name\x12#\n" +
+	"\x05value\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bH\x00R\x05value\x88\x01\x01B\b\n" +
+	"\x06_value\"\xef\x04\n" +
 	"\vCredentials\x12F\n" +
 	"\n" +
 	"jwt_cookie\x18\x01 \x01(\tB'\xbaH$\xd8\x01\x01r\x1f2\x1d^[!#$%&'*+.^_`|~0-9A-Za-z-]+$R\tjwtCookie\x12J\n" +
 	"\ftoken_cookie\x18\x02 \x01(\tB'\xbaH$\xd8\x01\x01r\x1f2\x1d^[!#$%&'*+.^_`|~0-9A-Za-z-]+$R\vtokenCookie\x12[\n" +
 	"\ftoken_header\x18\x03 \x01(\tB8\xbaH5\xd8\x01\x01r02\x11^[a-z][0-9a-z-]*$Z\rauthorizationZ\x06cookieZ\x04hostR\vtokenHeader\x12X\n" +
-	"\x15jwt_cookie_attributes\x18\x04 \x01(\v2$.authz.config.v1.JwtCookieAttributesR\x13jwtCookieAttributes\"\x8a\x02\n" +
+	"\x15jwt_cookie_attributes\x18\x04 \x01(\v2$.authz.config.v1.JwtCookieAttributesR\x13jwtCookieAttributes\x12\xeb\x01\n" +
+	"\x14refreshed_jwt_header\x18\x05 \x01(\tB\xb8\x01\xbaH\xb4\x01\xd8\x01\x01r\xae\x012\x11^[a-z][0-9a-z-]*$Z\rauthorizationZ\rcache-controlZ\n" +
+	"connectionZ\x10content-encodingZ\x0econtent-lengthZ\fcontent-typeZ\x04dateZ\blocationZ\n" +
+	"set-cookieZ\x11transfer-encodingZ\x10www-authenticateR\x12refreshedJwtHeader\x12'\n" +
+	"\x0fremove_upstream\x18\x06 \x01(\bR\x0eremoveUpstream\"\x8a\x02\n" +
 	"\x13JwtCookieAttributes\x125\n" +
 	"\x06domain\x18\x01 \x01(\tB\x1d\xbaH\x1a\xd8\x01\x01r\x152\x13^\\.?[0-9A-Za-z.-]+$R\x06domain\x12*\n" +
 	"\x04path\x18\x02 \x01(\tB\x16\xbaH\x13\xd8\x01\x01r\x0e2\f^/[!-:<-~]*$R\x04path\x128\n" +
@@ -1121,15 +1944,18 @@ const file_authz_config_v1_config_proto_rawDesc = "" +
 	"\fissue_leeway\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\xac\x022\x00R\vissueLeeway\x12N\n" +
 	"\fmax_lifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
-	"\"\x04\b\x80\xa3\x052\x02\b\x01R\vmaxLifetime\"\xb2\x04\n" +
+	"\"\x04\b\x80\xa3\x052\x02\b\x01R\vmaxLifetime\"\x8d\x06\n" +
 	"\x0eIdentityHeader\x12\xb9\x03\n" +
 	"\x04name\x18\x01 \x01(\tB\xa4\x03\xbaH\xa0\x03\xba\x01\xa1\x01\n" +
 	"\x1didentity_header.name.reserved\x12>names that begin with x-envoy- or x-forwarded- are the proxy's\x1a@!this.startsWith('x-envoy-') && !this.startsWith('x-forwarded-')r\xf8\x01\x18@2!^[a-z][0-9a-z]*(-[0-9a-z]+){0,6}$Z\x06acceptZ\rauthorizationZ\n" +
 	"connectionZ\x10content-encodingZ\x0econtent-lengthZ\fcontent-typeZ\x06cookieZ\x04dateZ\x06expectZ\x04hostZ\n" +
 	"keep-aliveZ\x13proxy-authorizationZ\n" +
-	"set-cookieZ\x02teZ\atrailerZ\x11transfer-encodingZ\aupgradeZ\fx-request-idR\x04name\x12d\n" +
-	"\x05value\x18\x02 \x01(\tBN\xbaHKrIR\asubjectR\n" +
-	"session_idR\x0forganization_idR\x11organization_slugR\x05rolesR\aprojectR\x05valueB.Z,authz-sidecar/proto/authz/config/v1;configv1b\x06proto3"
+	"set-cookieZ\x02teZ\atrailerZ\x11transfer-encodingZ\aupgradeZ\fx-request-idR\x04name\x12\x84\x01\n" +
+	"\x05value\x18\x02 \x01(\tBn\xbaHk\xd8\x01\x01rfR\asubjectR\n" +
+	"session_idR\x0forganization_idR\x11organization_slugR\x05rolesR\aprojectR\afactorsR\x12session_expires_atR\x05value\x12\x1e\n" +
+	"\x05claim\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05claim\x12,\n" +
+	"\x06format\x18\x04 \x01(\tB\x14\xbaH\x11\xd8\x01\x01r\fR\x04textR\x04jsonR\x06format:j\xbaHg\x1ae\n" +
+	"\x13identity_header.one\x12$needs exactly one of value and claim\x1a((this.value != '') != (this.claim != '')B.Z,authz-sidecar/proto/authz/config/v1;configv1b\x06proto3"
 
 var (
 	file_authz_config_v1_config_proto_rawDescOnce sync.Once
@@ -1143,52 +1969,70 @@ func file_authz_config_v1_config_proto_rawDescGZIP() []byte {
 	return file_authz_config_v1_config_proto_rawDescData
 }
 
-var file_authz_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_authz_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_authz_config_v1_config_proto_goTypes = []any{
 	(*Config)(nil),              // 0: authz.config.v1.Config
-	(*Listen)(nil),              // 1: authz.config.v1.Listen
-	(*ServerTls)(nil),           // 2: authz.config.v1.ServerTls
-	(*Project)(nil),             // 3: authz.config.v1.Project
-	(*KeySet)(nil),              // 4: authz.config.v1.KeySet
-	(*SessionApi)(nil),          // 5: authz.config.v1.SessionApi
-	(*Rule)(nil),                // 6: authz.config.v1.Rule
-	(*Match)(nil),               // 7: authz.config.v1.Match
-	(*Credentials)(nil),         // 8: authz.config.v1.Credentials
-	(*JwtCookieAttributes)(nil), // 9: authz.config.v1.JwtCookieAttributes
-	(*Verification)(nil),        // 10: authz.config.v1.Verification
-	(*IdentityHeader)(nil),      // 11: authz.config.v1.IdentityHeader
-	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
+	(*LogIn)(nil),               // 1: authz.config.v1.LogIn
+	(*Listen)(nil),              // 2: authz.config.v1.Listen
+	(*ServerTls)(nil),           // 3: authz.config.v1.ServerTls
+	(*Project)(nil),             // 4: authz.config.v1.Project
+	(*KeySet)(nil),              // 5: authz.config.v1.KeySet
+	(*SessionApi)(nil),          // 6: authz.config.v1.SessionApi
+	(*Rule)(nil),                // 7: authz.config.v1.Rule
+	(*Require)(nil),             // 8: authz.config.v1.Require
+	(*Organization)(nil),        // 9: authz.config.v1.Organization
+	(*Claim)(nil),               // 10: authz.config.v1.Claim
+	(*Permission)(nil),          // 11: authz.config.v1.Permission
+	(*Factors)(nil),             // 12: authz.config.v1.Factors
+	(*Match)(nil),               // 13: authz.config.v1.Match
+	(*HeaderMatch)(nil),         // 14: authz.config.v1.HeaderMatch
+	(*Credentials)(nil),         // 15: authz.config.v1.Credentials
+	(*JwtCookieAttributes)(nil), // 16: authz.config.v1.JwtCookieAttributes
+	(*Verification)(nil),        // 17: authz.config.v1.Verification
+	(*IdentityHeader)(nil),      // 18: authz.config.v1.IdentityHeader
+	(*durationpb.Duration)(nil), // 19: google.protobuf.Duration
 }
 var file_authz_config_v1_config_proto_depIdxs = []int32{
-	1,  // 0: authz.config.v1.Config.listen:type_name -> authz.config.v1.Listen
-	3,  // 1: authz.config.v1.Config.projects:type_name -> authz.config.v1.Project
-	6,  // 2: authz.config.v1.Config.rules:type_name -> authz.config.v1.Rule
-	6,  // 3: authz.config.v1.Config.default_rule:type_name -> authz.config.v1.Rule
-	8,  // 4: authz.config.v1.Config.credentials:type_name -> authz.config.v1.Credentials
-	10, // 5: authz.config.v1.Config.verification:type_name -> authz.config.v1.Verification
-	11, // 6: authz.config.v1.Config.identity_headers:type_name -> authz.config.v1.IdentityHeader
-	2,  // 7: authz.config.v1.Listen.tls:type_name -> authz.config.v1.ServerTls
-	4,  // 8: authz.config.v1.Project.key_set:type_name -> authz.config.v1.KeySet
-	5,  // 9: authz.config.v1.Project.session_api:type_name -> authz.config.v1.SessionApi
-	12, // 10: authz.config.v1.KeySet.refresh_interval:type_name -> google.protobuf.Duration
-	12, // 11: authz.config.v1.KeySet.min_refresh_interval:type_name -> google.protobuf.Duration
-	12, // 12: authz.config.v1.KeySet.max_refresh_interval:type_name -> google.protobuf.Duration
-	12, // 13: authz.config.v1.KeySet.fetch_timeout:type_name -> google.protobuf.Duration
-	12, // 14: authz.config.v1.KeySet.max_stale:type_name -> google.protobuf.Duration
-	12, // 15: authz.config.v1.KeySet.unknown_key_wait:type_name -> google.protobuf.Duration
-	12, // 16: authz.config.v1.KeySet.unknown_key_interval:type_name -> google.protobuf.Duration
-	12, // 17: authz.config.v1.SessionApi.timeout:type_name -> google.protobuf.Duration
-	7,  // 18: authz.config.v1.Rule.match:type_name -> authz.config.v1.Match
-	12, // 19: authz.config.v1.Rule.max_token_age:type_name -> google.protobuf.Duration
-	9,  // 20: authz.config.v1.Credentials.jwt_cookie_attributes:type_name -> authz.config.v1.JwtCookieAttributes
-	12, // 21: authz.config.v1.Verification.expiry_leeway:type_name -> google.protobuf.Duration
-	12, // 22: authz.config.v1.Verification.issue_leeway:type_name -> google.protobuf.Duration
-	12, // 23: authz.config.v1.Verification.max_lifetime:type_name -> google.protobuf.Duration
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	2,  // 0: authz.config.v1.Config.listen:type_name -> authz.config.v1.Listen
+	4,  // 1: authz.config.v1.Config.projects:type_name -> authz.config.v1.Project
+	7,  // 2: authz.config.v1.Config.rules:type_name -> authz.config.v1.Rule
+	7,  // 3: authz.config.v1.Config.default_rule:type_name -> authz.config.v1.Rule
+	15, // 4: authz.config.v1.Config.credentials:type_name -> authz.config.v1.Credentials
+	17, // 5: authz.config.v1.Config.verification:type_name -> authz.config.v1.Verification
+	18, // 6: authz.config.v1.Config.identity_headers:type_name -> authz.config.v1.IdentityHeader
+	1,  // 7: authz.config.v1.Config.log_in:type_name -> authz.config.v1.LogIn
+	3,  // 8: authz.config.v1.Listen.tls:type_name -> authz.config.v1.ServerTls
+	5,  // 9: authz.config.v1.Project.key_set:type_name -> authz.config.v1.KeySet
+	6,  // 10: authz.config.v1.Project.session_api:type_name -> authz.config.v1.SessionApi
+	19, // 11: authz.config.v1.KeySet.refresh_interval:type_name -> google.protobuf.Duration
+	19, // 12: authz.config.v1.KeySet.min_refresh_interval:type_name -> google.protobuf.Duration
+	19, // 13: authz.config.v1.KeySet.max_refresh_interval:type_name -> google.protobuf.Duration
+	19, // 14: authz.config.v1.KeySet.fetch_timeout:type_name -> google.protobuf.Duration
+	19, // 15: authz.config.v1.KeySet.max_stale:type_name -> google.protobuf.Duration
+	19, // 16: authz.config.v1.KeySet.unknown_key_wait:type_name -> google.protobuf.Duration
+	19, // 17: authz.config.v1.KeySet.unknown_key_interval:type_name -> google.protobuf.Duration
+	19, // 18: authz.config.v1.SessionApi.timeout:type_name -> google.protobuf.Duration
+	13, // 19: authz.config.v1.Rule.match:type_name -> authz.config.v1.Match
+	19, // 20: authz.config.v1.Rule.max_token_age:type_name -> google.protobuf.Duration
+	19, // 21: authz.config.v1.Rule.token_reuse:type_name -> google.protobuf.Duration
+	19, // 22: authz.config.v1.Rule.refresh_ahead:type_name -> google.protobuf.Duration
+	8,  // 23: authz.config.v1.Rule.require:type_name -> authz.config.v1.Require
+	19, // 24: authz.config.v1.Rule.grace:type_name -> google.protobuf.Duration
+	9,  // 25: authz.config.v1.Require.organization:type_name -> authz.config.v1.Organization
+	10, // 26: authz.config.v1.Require.claims:type_name -> authz.config.v1.Claim
+	11, // 27: authz.config.v1.Require.permission:type_name -> authz.config.v1.Permission
+	12, // 28: authz.config.v1.Require.factors:type_name -> authz.config.v1.Factors
+	19, // 29: authz.config.v1.Factors.max_age:type_name -> google.protobuf.Duration
+	14, // 30: authz.config.v1.Match.headers:type_name -> authz.config.v1.HeaderMatch
+	16, // 31: authz.config.v1.Credentials.jwt_cookie_attributes:type_name -> authz.config.v1.JwtCookieAttributes
+	19, // 32: authz.config.v1.Verification.expiry_leeway:type_name -> google.protobuf.Duration
+	19, // 33: authz.config.v1.Verification.issue_leeway:type_name -> google.protobuf.Duration
+	19, // 34: authz.config.v1.Verification.max_lifetime:type_name -> google.protobuf.Duration
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_authz_config_v1_config_proto_init() }
@@ -1196,15 +2040,18 @@ func file_authz_config_v1_config_proto_init() {
 	if File_authz_config_v1_config_proto != nil {
 		return
 	}
-	file_authz_config_v1_config_proto_msgTypes[5].OneofWrappers = []any{}
-	file_authz_config_v1_config_proto_msgTypes[9].OneofWrappers = []any{}
+	file_authz_config_v1_config_proto_msgTypes[6].OneofWrappers = []any{}
+	file_authz_config_v1_config_proto_msgTypes[7].OneofWrappers = []any{}
+	file_authz_config_v1_config_proto_msgTypes[12].OneofWrappers = []any{}
+	file_authz_config_v1_config_proto_msgTypes[14].OneofWrappers = []any{}
+	file_authz_config_v1_config_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_authz_config_v1_config_proto_rawDesc), len(file_authz_config_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
