@@ -55,3 +55,46 @@ func TestNothingThatAClientSendsIsPassageWhereEnvoyFailsOpen(t *testing.T) {
 		}
 	}
 }
+
+// TestOnUnavailableEnvoyObeysFailureModeAllow has the session API down under on_unavailable: envoy. Envoy 1.37 and newer know
+// error_response and do what their filter says; older ones read a denial without a status, 403.
+func TestOnUnavailableEnvoyObeysFailureModeAllow(t *testing.T) {
+	eachEnvoy(t, func(t *testing.T, path string) {
+		for name, c := range map[string]struct {
+			edits  []rig.Edit
+			status int
+		}{
+			"fail closed": {nil, http.StatusServiceUnavailable},
+			"fail open":   {[]rig.Edit{rig.FailOpen}, http.StatusOK},
+		} {
+			t.Run(name, func(t *testing.T) {
+				r := start(t, rig.Options{EnvoyPath: path, EnvoyEdits: c.edits,
+					Config: "rules: [{ name: soft, match: { path_prefix: /soft }, on_unavailable: envoy }]\n"})
+				if !strings.Contains(r.Sidecar.Log().String(), "failure_mode_allow") {
+					t.Error("nothing was said of it at the start")
+				}
+				knows, err := r.Envoy.KnowsErrorResponse(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !knows {
+					c.status = http.StatusForbidden
+				}
+				login := logIn(t, r, sessionapitest.LogIn{})
+				if err := r.Emulator.Control.SetFault(t.Context(), sessionapitest.EndpointAuthenticate, sessionapitest.Fault{Refuse: true}); err != nil {
+					t.Fatal(err)
+				}
+				old := bearer(expired(t, r, login.SessionID))
+				if reply := do(t, r, "GET", "/soft", old); reply.Status != c.status || (reply.Echo != nil) != (c.status == http.StatusOK) {
+					t.Errorf("soft: %d, want %d", reply.Status, c.status)
+				}
+				if reply := do(t, r, "GET", "/hard", old); reply.Status != http.StatusServiceUnavailable || reply.Echo != nil {
+					t.Errorf("another rule: %d", reply.Status)
+				}
+				if reply := do(t, r, "GET", "/soft", http.Header{}); reply.Status != http.StatusUnauthorized {
+					t.Errorf("no credential: %d", reply.Status)
+				}
+			})
+		}
+	})
+}

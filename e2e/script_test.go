@@ -42,6 +42,8 @@ func TestScripts(t *testing.T) {
 // script is one file.
 type script struct {
 	product, config string
+	envoyEdits      []rig.Edit
+	logins          map[string]sessionapitest.LogIn
 	cases           []*scriptCase
 }
 
@@ -63,7 +65,7 @@ func readScript(t *testing.T, file string) *script {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &script{}
+	s := &script{logins: map[string]sessionapitest.LogIn{}}
 	var c *scriptCase
 	for i, line := range strings.Split(string(text), "\n") {
 		where := fmt.Sprintf("%s:%d", file, i+1)
@@ -78,6 +80,15 @@ func readScript(t *testing.T, file string) *script {
 			s.product = rest
 		case c == nil && word == "|":
 			s.config += rest + "\n"
+		case c == nil && word == "login":
+			name, text, _ := strings.Cut(rest, " ")
+			var who sessionapitest.LogIn
+			if err := json.Unmarshal([]byte(text), &who); err != nil {
+				t.Fatalf("%s: %v", where, err)
+			}
+			s.logins[name] = who
+		case c == nil && word == "envoy":
+			s.envoyEdits = append(s.envoyEdits, envoyEdit(t, where, rest))
 		case c == nil:
 			t.Fatalf("%s: %q stands before the first case", where, line)
 		case word == "do":
@@ -103,18 +114,38 @@ func readScript(t *testing.T, file string) *script {
 	return s
 }
 
+// envoyEdit reads "fail-open" and "route PREFIX RULE".
+func envoyEdit(t *testing.T, where, text string) rig.Edit {
+	words := strings.Fields(text)
+	switch {
+	case text == "fail-open":
+		return rig.FailOpen
+	case len(words) == 3 && words[0] == "route":
+		return rig.NamesRule(words[1], words[2])
+	}
+	t.Fatalf("%s: %q is not understood", where, text)
+	return nil
+}
+
 func (s *script) run(t *testing.T, o rig.Options) {
-	o.Product, o.Config = s.product, s.config
+	o.Product, o.Config, o.EnvoyEdits = s.product, s.config, append(o.EnvoyEdits, s.envoyEdits...)
 	// A fetch of the key set may take more than the default of 100 ms on a busy machine.
 	o.Project = "key_set: { unknown_key_wait: 1s }"
 	r := start(t, o)
 	vars := credentials(t, r)
+	sessions := map[string]string{}
+	for name, who := range s.logins {
+		login := logIn(t, r, who)
+		vars[name], vars[name+"_token"] = login.JWT, login.Token
+		sessions[name] = login.SessionID
+		vars[name+"_subject"], vars[name+"_organization"] = login.Subject, login.OrganizationID
+	}
 	for _, c := range s.cases {
-		t.Run(c.name, func(t *testing.T) { c.run(t, r, vars) })
+		t.Run(c.name, func(t *testing.T) { c.run(t, r, vars, sessions) })
 	}
 	seen := r.Sidecar.Log().String() + metrics(t, r)
 	for name, credential := range vars {
-		if slices.Contains([]string{"subject", "session", "organization"}, name) {
+		if slices.ContainsFunc([]string{"subject", "session", "organization"}, func(id string) bool { return strings.HasSuffix(name, id) }) {
 			continue
 		}
 		_, tail, _ := cutLast(credential, ".")
@@ -166,10 +197,18 @@ func cutLast(s, separator string) (before, after string, ok bool) {
 	return s[:i], s[i+len(separator):], true
 }
 
-func (c *scriptCase) run(t *testing.T, r *rig.Rig, vars map[string]string) {
+func (c *scriptCase) run(t *testing.T, r *rig.Rig, vars, sessions map[string]string) {
 	expand := func(text string) string {
 		return os.Expand(text, func(name string) string {
 			value, ok := vars[name]
+			if who, age, aged := strings.Cut(name, "@"); aged && sessions[who] != "" {
+				d, err := time.ParseDuration(age)
+				if err != nil {
+					t.Fatalf("%s: ${%s}: %v", c.line, name, err)
+				}
+				value, ok = mintAt(t, r, sessions[who], time.Now().Add(-d)), true
+				vars[name] = value
+			}
 			if !ok {
 				t.Fatalf("%s: no variable ${%s}", c.line, name)
 			}
@@ -177,7 +216,7 @@ func (c *scriptCase) run(t *testing.T, r *rig.Rig, vars map[string]string) {
 		})
 	}
 	for _, command := range c.commands {
-		perform(t, r, expand(command))
+		perform(t, r, sessions, expand(command))
 	}
 	headers := http.Header{}
 	for _, h := range c.headers {
@@ -218,7 +257,7 @@ func nextReason(t *testing.T, r *rig.Rig, n int) string {
 }
 
 // perform runs a command of a script.
-func perform(t *testing.T, r *rig.Rig, command string) {
+func perform(t *testing.T, r *rig.Rig, sessions map[string]string, command string) {
 	t.Helper()
 	word, rest, _ := strings.Cut(command, " ")
 	var err error
@@ -229,6 +268,8 @@ func perform(t *testing.T, r *rig.Rig, command string) {
 		if err = json.Unmarshal([]byte(text), &fault); err == nil {
 			err = r.Emulator.Control.SetFault(t.Context(), sessionapitest.Endpoint(endpoint), fault)
 		}
+	case "revoke": // the session of a login
+		err = r.Emulator.Control.Revoke(t.Context(), sessions[rest])
 	case "mend":
 		err = r.Emulator.Control.ClearFaults(t.Context())
 	case "answer": // the session API says yes, with this JWT

@@ -34,7 +34,10 @@ const (
 var options = rig.Options{
 	JWTLifetime: jwtLifetime,
 	Project:     fmt.Sprintf("key_set: { unknown_key_interval: %v, unknown_key_wait: %v }\n", unknownKeyInterval, unknownKeyWait),
-	Config:      "rules: [{ name: admin, match: { path_prefix: /admin }, max_token_age: 0s }]\n",
+	Config: `rules:
+- { name: admin, match: { path_prefix: /admin }, max_token_age: 0s }
+- { name: refunds, match: { path_prefix: /refunds }, require: { any_role: [editor], factors: [{ min_count: 2, max_age: 10m }] } }
+`,
 }
 
 func main() {

@@ -38,6 +38,7 @@ var story = []struct {
 	{"Nobody can claim to be somebody else by a header", spoofed},
 	{"The keys are rotated under load, and nobody is denied", rotated},
 	{"A revoked session: the sensitive route knows at once", revoked},
+	{"A rule may want more than a session: a role, and a second factor", stepUp},
 	{"The session service is down: who has an unexpired JWT doesn't notice", down},
 }
 
@@ -293,28 +294,54 @@ func revoked(ctx context.Context, s *stage) error {
 	if err := s.rig.Emulator.Control.Revoke(ctx, login.SessionID); err != nil {
 		return err
 	}
-	s.say("Ada's session is revoked.")
-	_, err = s.ask(ctx, bearer("/admin", login.JWT), want{
-		status: http.StatusUnauthorized, reason: "session_not_found", calls: 1, body: `"reason":"invalid_credential"`,
-		so: "401 at once",
-	})
-	if err != nil {
-		return err
-	}
-	s.say("An ordinary route takes the JWT for what it is, a snapshot good until it expires: seconds here, at most five " +
-		"minutes with the vendor. That is the price of not asking.")
+	s.say("Ada's session is revoked. An ordinary route takes the JWT for what it is, a snapshot good until it expires: seconds " +
+		"here, at most five minutes with the vendor. That is the price of not asking.")
 	_, err = s.ask(ctx, bearer("/orders", login.JWT), want{
 		status: http.StatusOK, reason: "verified", app: asAda, so: "200 still, at no cost",
 	})
 	if err != nil {
 		return err
 	}
-	old, err := s.expired(ctx, login)
+	_, err = s.ask(ctx, bearer("/admin", login.JWT), want{
+		status: http.StatusUnauthorized, reason: "session_not_found", calls: 1, body: `"reason":"invalid_credential"`,
+		so: "401 at once where the API is asked",
+	})
 	if err != nil {
 		return err
 	}
-	_, err = s.ask(ctx, bearer("/orders", old), want{
-		status: http.StatusUnauthorized, reason: "session_not_found", calls: 1, so: "401 once it has expired",
+	_, err = s.ask(ctx, bearer("/orders", login.JWT), want{
+		status: http.StatusUnauthorized, reason: "revoked", so: "and 401 everywhere from then on, at no cost",
+	})
+	return err
+}
+
+func stepUp(ctx context.Context, s *stage) error {
+	login, err := s.logIn(ctx)
+	if err != nil {
+		return err
+	}
+	s.say("The rule for /refunds requires the role editor, and a second factor within the last ten minutes.")
+	_, err = s.ask(ctx, bearer("/refunds", login.JWT), want{
+		status: http.StatusUnauthorized, reason: "step_up", body: `"factors":[{"min_count":2,"max_age":600}]`,
+		answer: map[string]string{"Www-Authenticate": `Bearer realm="session", error="insufficient_user_authentication", ` +
+			`error_description="further authentication is required", max_age="600"`},
+		so: "401 that tells the front end what to ask her for (RFC 9470)",
+	})
+	if err != nil {
+		return err
+	}
+	control := s.rig.Emulator.Control
+	totp := sessionapitest.Factor{"type": "totp", "delivery_method": "authenticator_app"}
+	if err := control.AttachFactor(ctx, login.SessionID, totp); err != nil {
+		return err
+	}
+	jwt, err := control.Mint(ctx, login.SessionID, time.Now())
+	if err != nil {
+		return err
+	}
+	s.say("Ada enters a code of her authenticator, and gets a new JWT that says so.")
+	_, err = s.ask(ctx, bearer("/refunds", jwt), want{
+		status: http.StatusOK, reason: "verified", app: asAda, so: "200, at no cost",
 	})
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -57,6 +58,22 @@ func Unhardened(bootstrap map[string]any) {
 	}
 }
 
+// NamesRule puts a route for a prefix first, which names the sidecar's rule.
+func NamesRule(prefix, rule string) Edit {
+	return func(bootstrap map[string]any) {
+		host := at(connectionManager(bootstrap), "route_config", "virtual_hosts", 0).(map[string]any)
+		route := map[string]any{
+			"match": map[string]any{"prefix": prefix},
+			"route": map[string]any{"cluster": "app"},
+			"typed_per_filter_config": map[string]any{"envoy.filters.http.ext_authz": map[string]any{
+				"@type":          "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
+				"check_settings": map[string]any{"context_extensions": map[string]any{"rule": rule}},
+			}},
+		}
+		host["routes"] = append([]any{route}, host["routes"].([]any)...)
+	}
+}
+
 // UpstreamTLS has Envoy call the sidecar over mutual TLS, with certificate and key and a server that ca signed for name.
 func UpstreamTLS(certificate, key, ca, name string) Edit {
 	file := func(path string) map[string]any { return map[string]any{"filename": path} }
@@ -84,7 +101,7 @@ func connectionManager(bootstrap map[string]any) map[string]any {
 }
 
 func extAuthz(bootstrap map[string]any) map[string]any {
-	return at(connectionManager(bootstrap), "http_filters", 0, "typed_config").(map[string]any)
+	return at(connectionManager(bootstrap), "http_filters", 1, "typed_config").(map[string]any) // 0 is cors
 }
 
 func startEnvoy(ctx context.Context, path, dir, checkAddress, appAddress string, edits []Edit) (*Envoy, error) {
@@ -162,6 +179,22 @@ func (e *Envoy) Stats(ctx context.Context, substring string) (map[string]int, er
 		}
 	}
 	return stats, nil
+}
+
+var envoyVersion = regexp.MustCompile(`"version": "[0-9a-f]+/1\.([0-9]+)\.`)
+
+// KnowsErrorResponse says whether this Envoy is 1.37 or newer.
+func (e *Envoy) KnowsErrorResponse(ctx context.Context) (bool, error) {
+	info, err := e.admin(ctx, "/server_info")
+	if err != nil {
+		return false, err
+	}
+	found := envoyVersion.FindStringSubmatch(info)
+	if found == nil {
+		return false, fmt.Errorf("no version in %.200s", info)
+	}
+	minor, err := strconv.Atoi(found[1])
+	return minor >= 37, err
 }
 
 func (e *Envoy) admin(ctx context.Context, path string) (string, error) {

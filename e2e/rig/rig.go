@@ -236,6 +236,7 @@ func (r *Rig) Do(ctx context.Context, method, path string, header http.Header) (
 	}
 	if header != nil {
 		request.Header = header.Clone()
+		request.Host = request.Header.Get("Host") // "" is the URL's
 	}
 	response, err := r.Client.Do(request)
 	if err != nil {
