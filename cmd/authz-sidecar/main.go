@@ -44,7 +44,7 @@ func root() *cobra.Command {
 		SilenceErrors: true, // main prints them, once
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(), validateCommand(), configCommand(), emulatorCommand(), versionCommand())
+	root.AddCommand(serveCommand(), validateCommand(), configCommand(), policyCommand(), explainCommand(), emulatorCommand(), versionCommand())
 	return root
 }
 

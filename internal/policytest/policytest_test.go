@@ -1,0 +1,193 @@
+package policytest_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"go.uber.org/goleak"
+
+	"authz-sidecar/internal/config"
+	"authz-sidecar/internal/policytest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// run runs policy tests and returns what is printed, with the error.
+func run(t *testing.T, verbose bool, paths ...string) (output string, err error) {
+	t.Helper()
+	var out bytes.Buffer
+	err = policytest.Run(t.Context(), &out, paths, verbose)
+	for _, canary := range []string{"SECRET-CANARY", "emulator-for-development"} {
+		if strings.Contains(out.String(), canary) {
+			t.Errorf("%q is printed", canary)
+		}
+	}
+	if jwt := regexp.MustCompile(`eyJ[\w-]+`).FindString(out.String()); jwt != "" {
+		t.Errorf("a JWT is printed: %s", jwt)
+	}
+	return out.String(), err
+}
+
+// golden compares with testdata/NAME; UPDATE=1 writes that anew: read the difference before it is committed.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// TestShippedPolicies runs the policy test of every shipped policy. Each must have one, which reaches all of its rules.
+func TestShippedPolicies(t *testing.T) {
+	tests, err := filepath.Glob("../../deploy/policies/*.test.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(tests) < 5 {
+		t.Fatalf("%d policy tests, want at least 5", len(tests))
+	}
+	all, err := filepath.Glob("../../deploy/policies/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 2*len(tests) {
+		t.Errorf("%d policies for %d tests", len(all)-len(tests), len(tests))
+	}
+	for _, test := range tests {
+		name := strings.TrimSuffix(filepath.Base(test), ".test.yaml")
+		t.Run(name, func(t *testing.T) {
+			text, err := os.ReadFile(test)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(string(text), "policy: "+name+".yaml\n") {
+				t.Errorf("does not test %s.yaml", name)
+			}
+			out, err := run(t, true, test)
+			if err != nil || strings.Contains(out, "no test reaches") {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+func TestWhatIsSaidOfAFailure(t *testing.T) {
+	out, err := run(t, false, "testdata/failing.test.yaml")
+	if err == nil || err.Error() != "6 of 6 failed" {
+		t.Errorf("got %v", err)
+	}
+	golden(t, "failing.want", out)
+}
+
+func TestWhatIsSaidOfAFileThatCannotBeRead(t *testing.T) {
+	out, err := run(t, true, "testdata/broken.test.yaml", "testdata/unfit.test.yaml", "testdata/missing.test.yaml")
+	if err == nil || err.Error() != "3 of 3 failed" {
+		t.Errorf("got %v", err)
+	}
+	golden(t, "broken.want", out)
+}
+
+func TestMistakes(t *testing.T) {
+	folder := t.TempDir()
+	policy, err := os.ReadFile("testdata/policy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("policy.yaml", string(policy))
+	write("wrong.yaml", "projects: []\n")
+	const claims = "policy: policy.yaml\nsessions: {a: {claims: {%s}}}\n" +
+		"tests: [{name: a, request: GET https://a/, session: a, expect: {verdict: allow}}]\n"
+	for name, c := range map[string]struct{ text, want string }{
+		"an empty file":        {"", "f.yaml:1: the file is empty"},
+		"no mapping":           {"- a\n", "f.yaml:1: not a mapping: "},
+		"no YAML":              {"a: [\n", "f.yaml: yaml: line 1: did not find"},
+		"two documents":        {"policy: policy.yaml\n---\na: 1\n", "f.yaml:2: a second YAML document: "},
+		"no policy":            {"tests: [{name: a}]\n", "f.yaml:1: policy: is missing: "},
+		"no tests":             {"policy: policy.yaml\n", "f.yaml:1: tests: is missing or empty: "},
+		"an empty list":        {"policy: policy.yaml\ntests: []\n", "f.yaml:1: tests: is missing or empty: "},
+		"a policy that is not": {"policy: none.yaml\ntests: [{name: a}]\n", "none.yaml: "},
+		"a policy that is wrong": {"policy: wrong.yaml\ntests: [{name: a}]\n",
+			"wrong.yaml:1:"},
+		"a claim that is no JSON": {fmt.Sprintf(claims, "b: {1: 2}"), "f.yaml:3: FAIL: a\n    session a: "},
+		"a reserved claim": {fmt.Sprintf(claims, "sub: b"),
+			`f.yaml:3: FAIL: a` + "\n" + `    session a: session_custom_claims: "sub" is a reserved claim`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			write("f.yaml", c.text)
+			out, err := run(t, false, filepath.Join(folder, "f.yaml"))
+			if err == nil || !strings.Contains(out, c.want) {
+				t.Errorf("got %v\n%s\nwant %s", err, out, c.want)
+			}
+		})
+	}
+}
+
+// FuzzTrace explains whatever a captured request may hold: no credential is printed, and nothing that a terminal obeys.
+func FuzzTrace(f *testing.F) {
+	cfg, err := config.LoadWithoutFiles("../../deploy/policies/consumer-spa.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("GET", "www.example.com", "/api/orders?a=b", "Bearer ", "stytch_session=", "; theirs=")
+	f.Add("POST", "", "/\x1b[2J", "bearer eyJhbGciOiJSUzI1NiJ9.e30.", "stytch_session_jwt=eyJhbGciOiJSUzI1NiJ9.e30.", ", stytch_session=")
+	f.Add("OPTIONS", "a\u202eb", "//x", "", "=", "\xff")
+	f.Fuzz(func(t *testing.T, method, host, path, authorization, cookie, more string) {
+		const canary = "CANARY_CANARY_CANARY"
+		headers := map[string]string{"cookie": cookie + canary + more + canary}
+		if authorization != "" {
+			headers["authorization"] = authorization + canary
+		}
+		o, err := policytest.Play(t.Context(), cfg, policytest.Scene{
+			Now: time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC),
+			Request: &authv3.CheckRequest{Attributes: &authv3.AttributeContext{Request: &authv3.AttributeContext_Request{
+				Http: &authv3.AttributeContext_HttpRequest{Method: method, Host: host, Path: path, Headers: headers},
+			}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		trace := o.Trace()
+		if strings.Contains(trace, canary) {
+			t.Errorf("a credential is printed:\n%s", trace)
+		}
+		if bad := strings.IndexFunc(trace, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); bad >= 0 {
+			t.Errorf("byte %d is not printable:\n%q", bad, trace)
+		}
+	})
+}
+
+func TestNothingIsNoSuccess(t *testing.T) {
+	if out, err := run(t, true); err == nil || err.Error() != "nothing was tested" {
+		t.Errorf("got %v\n%s", err, out)
+	}
+}
+
+func TestOneBadFileDoesNotHideAnother(t *testing.T) {
+	out, err := run(t, false, "testdata/missing.test.yaml", "../../deploy/policies/webhooks.test.yaml")
+	passed := regexp.MustCompile(`webhooks\.test\.yaml: \d\d of \d\d passed\n`)
+	if err == nil || !strings.Contains(out, "missing.test.yaml") || !passed.MatchString(out) {
+		t.Errorf("got %v\n%s", err, out)
+	}
+}
