@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 
 	"authz-sidecar/internal/session"
@@ -39,7 +40,14 @@ func (e *UnmetError) Is(target error) bool { return target == ErrForbidden }
 // StepUpError holds the factors that are missing; errors.Is(err, ErrStepUp).
 type StepUpError struct{ Missing []Factors }
 
-func (e *StepUpError) Error() string        { return "authentication factors are missing" }
+func (e *StepUpError) Error() string {
+	missing := make([]string, len(e.Missing))
+	for i, f := range e.Missing {
+		missing[i] = f.String()
+	}
+	return "needed: " + strings.Join(missing, "; ")
+}
+
 func (e *StepUpError) Is(target error) bool { return target == ErrStepUp }
 
 // Config is what a rule requires. All of it must hold.
