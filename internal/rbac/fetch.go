@@ -32,16 +32,16 @@ var (
 	errNoRole         = errors.New("no role in the policy")
 )
 
-// fetch gets the policy at a URL, which the answer has under the name member. Nothing that the server wrote is quoted in the
+// fetch gets the policy at a URL, which the answer has under the name member, with so many names at most. Nothing that the server wrote is quoted in the
 // error but an error type.
-func (c *Cache) fetch(ctx context.Context, url, member string) (policy, error) {
+func (c *Cache) fetch(ctx context.Context, url, member string, maxNames int) (policy, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.FetchTimeout)
 	defer cancel()
 	body, err := c.get(ctx, url)
 	if err != nil {
 		return policy{}, err
 	}
-	return readPolicy(body, member)
+	return readPolicy(body, member, maxNames)
 }
 
 // get uses the transport itself: there is no client that could follow a redirect and show the secret to its target.

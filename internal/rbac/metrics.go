@@ -37,7 +37,9 @@ func newMetrics(registerer prometheus.Registerer, age, organizations func() floa
 	auto := promauto.With(registerer)
 	auto.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "authz_rbac_policy_age_seconds",
-		Help: "Time since the last good fetch of the project's RBAC policy began; +Inf before the first.",
+		Help: "Time since the last good fetch of the project's RBAC policy began; +Inf before the first. " +
+			"Past 6 minutes fetches are failing, and what was granted or taken away since is not known here: " +
+			"a denial (forbidden) may be out of date. Past 24 hours nothing is judged (permissions_unavailable).",
 	}, age)
 	auto.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "authz_rbac_organizations",

@@ -12,8 +12,9 @@ import (
 const (
 	// maxOrganizations bounds the organizations that are remembered: more than are active at once before one Envoy.
 	maxOrganizations = 10_000
-	// maxOrganizationNames bounds the roles and actions of all of them together: about 100 MB of memory.
-	maxOrganizationNames = 1_000_000
+	// maxOrganizationBytes bounds the memory that the roles of all of them take together, about: a small part of what a sidecar
+	// is given, and 1.6 KB for each if there are so many.
+	maxOrganizationBytes = 16 << 20
 	// maxOrganizationFetches bounds the fetches of organizations' roles that are under way: few enough for the API's rate limits,
 	// and enough for hundreds of new organizations a second.
 	maxOrganizationFetches = 16
@@ -35,9 +36,10 @@ type organization struct {
 
 // organizations remembers organizations; the one that nobody has asked for the longest goes first. Cache.mu guards it.
 type organizations struct {
-	byID  map[string]*list.Element // of *organization
-	line  list.List                // the one last asked for first
-	names int                      // the roles and actions of all
+	byID            map[string]*list.Element // of *organization
+	line            list.List                // the one last asked for first
+	size            int                      // of all, in bytes
+	most, mostBytes int                      // maxOrganizations and maxOrganizationBytes, less in tests
 }
 
 // get returns nil for an organization that is not remembered.
@@ -63,25 +65,25 @@ func (os *organizations) add(id string) *organization {
 // set replaces what an organization has, be it remembered or not.
 func (os *organizations) set(o *organization, own *policy) {
 	if e := os.byID[o.id]; e != nil && e.Value == o {
-		os.names += own.names - o.names()
+		os.size += own.size - o.size()
 	}
 	o.own = own
 	os.trim()
 }
 
 func (os *organizations) trim() {
-	for os.line.Len() > maxOrganizations || os.names > maxOrganizationNames {
+	for os.line.Len() > os.most || os.size > os.mostBytes {
 		o := os.line.Remove(os.line.Back()).(*organization)
-		os.names -= o.names()
+		os.size -= o.size()
 		delete(os.byID, o.id)
 	}
 }
 
-func (o *organization) names() int {
+func (o *organization) size() int {
 	if o.own == nil {
 		return 0
 	}
-	return o.own.names
+	return o.own.size
 }
 
 // organizationRoles returns the roles that an organization has added to the project's.
@@ -163,7 +165,7 @@ func (c *Cache) mayFetch() error {
 // learn fetches an organization's roles and wakes who waits for them. An organization that the vendor does not know has none.
 func (c *Cache) learn(ctx context.Context, o *organization) {
 	started := time.Now()
-	own, err := c.fetch(ctx, c.paths.organization(o.id), "org_policy")
+	own, err := c.fetch(ctx, c.paths.organization(o.id), "org_policy", maxOrganizationNames)
 	if ctx.Err() != nil {
 		return // Run ends, which wakes them
 	}

@@ -3,6 +3,7 @@ package rbac_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -99,6 +100,8 @@ func TestAnOrganizationsAnswerThatIsNoPolicyIsNoDenial(t *testing.T) {
 		"null for the policy":     {body(`{"org_policy":null}`), unavailable, "malformed"},
 		"the project's policy":    {body(policy(role("own", "documents: read"))), unavailable, "malformed"},
 		"HTML":                    {body("<html>"), unavailable, "malformed"},
+		"as many names as may be": {body(organization(role("own", "documents: read"+strings.Repeat(" a", rbac.MaxOrganizationNames-3)))), granted, "ok"},
+		"one name too many":       {body(organization(role("own", "documents: read"+strings.Repeat(" a", rbac.MaxOrganizationNames-2)))), unavailable, "too_large"},
 		"too large":               {body(strings.Repeat(" ", rbac.MaxBody+1)), unavailable, "too_large"},
 		"no connection":           {refuse, unavailable, "request_failed"},
 	} {
@@ -298,13 +301,15 @@ func TestSoManyOrganizationsAreRemembered(t *testing.T) {
 		return record(r, answer)
 	})
 	bubble(t, nil, rbac.Config{Transport: count}, func(t *testing.T, f *fixture) {
-		for i := range rbac.MaxOrganizations {
+		const most = 20
+		f.Remember(most, math.MaxInt)
+		for i := range most {
 			f.want(f.member(fmt.Sprint(i), "own"), granted, 0)
 		}
 		f.want(f.member("0", "own"), granted, 0) // so that 1 is the one not asked for the longest
 		f.want(f.member("new", "own"), granted, 0)
 		f.want(f.member("0", "own"), granted, 0)
-		f.wantMetric("authz_rbac_organizations", "", rbac.MaxOrganizations)
+		f.wantMetric("authz_rbac_organizations", "", most)
 		f.want(f.member("1", "own"), granted, 0)
 		for id, want := range map[string]int{"0": 1, "1": 2, "2": 1} {
 			if got := fetches[organizationsPath+id]; got != want {
@@ -316,12 +321,18 @@ func TestSoManyOrganizationsAreRemembered(t *testing.T) {
 
 func TestSoManyRolesOfOrganizationsAreRemembered(t *testing.T) {
 	var actions strings.Builder
-	for i := range rbac.MaxNames - 1 {
+	for i := range 100 {
 		fmt.Fprintf(&actions, "a%d ", i)
 	}
-	large := body(organization(role("own", "documents: "+actions.String())))
+	text := organization(role("own", "documents: "+actions.String()))
+	large := body(text)
+	_, size, err := rbac.Keep([]byte(text), "org_policy")
+	if err != nil {
+		t.Fatal(err)
+	}
 	bubble(t, body(project), rbac.Config{OrganizationWait: time.Minute}, func(t *testing.T, f *fixture) {
-		most := rbac.MaxOrganizationNames / rbac.MaxNames
+		const most = 5
+		f.Remember(100, most*size)
 		learn := func(id string, remembered int) {
 			t.Helper()
 			f.add(id, large)
@@ -341,6 +352,9 @@ func TestSoManyRolesOfOrganizationsAreRemembered(t *testing.T) {
 		f.add("small", body(organization(role("own", "documents: read"))))
 		f.want(f.member("small", "own"), granted, 0) // in place of a large one
 		f.wantMetric("authz_rbac_organizations", "", float64(most))
+		f.add("huge", body(organization(role("own", "documents: read "+strings.Repeat(actions.String(), most+1)))))
+		f.want(f.member("huge", "own"), granted, 0) // this once, for it is more than all may take
+		f.wantMetric("authz_rbac_organizations", "", 0)
 	})
 }
 
@@ -361,11 +375,13 @@ func TestAForgottenOrganizationsFetchStillAnswers(t *testing.T) {
 		var group sync.WaitGroup
 		group.Go(func() { f.want(f.member("slow", "own"), granted, 900*time.Millisecond) })
 		synctest.Wait()
-		for i := range rbac.MaxOrganizations {
+		const most = 20
+		f.Remember(most, math.MaxInt)
+		for i := range most {
 			f.want(f.member(fmt.Sprint(i), "own"), denied, 0)
 		}
 		group.Wait()
-		f.wantMetric("authz_rbac_organizations", "", rbac.MaxOrganizations)
+		f.wantMetric("authz_rbac_organizations", "", most)
 	})
 }
 

@@ -9,8 +9,13 @@ import (
 )
 
 const (
-	// maxNames bounds the roles and actions of one policy. Those that people write have some hundreds; 100,000 take about 10 MB.
-	maxNames = 100_000
+	// maxNames bounds the roles, resources and actions of a project's policy, and maxOrganizationNames those that an organization
+	// adds. Those that people write have some hundreds; 100,000 take about 10 MB. An organization has less, so that it cannot
+	// crowd out the others.
+	maxNames             = 100_000
+	maxOrganizationNames = 10_000
+	// nameSize is what a name takes in memory besides its text: measured, the most of several shapes of policy.
+	nameSize = 150
 	// maxName is the longest name, in bytes, that a session or a configuration can hold.
 	maxName = 256
 )
@@ -18,7 +23,7 @@ const (
 // policy is a list of roles made ready. It never changes.
 type policy struct {
 	roles map[string]permissions // by role id
-	names int                    // how many roles and actions were read: what it weighs
+	size  int                    // about how many bytes it takes
 }
 
 // permissions are what one role grants.
@@ -35,17 +40,17 @@ func (p permissions) allow(wanted permission) bool {
 	return ok
 }
 
-// readPolicy reads the roles of the policy that the answer has under the name member. Roles of one id are added up, as the
+// readPolicy reads the roles of the policy that the answer has under the name member, with so many names at most. Roles of one id are added up, as the
 // vendor does. Null is an empty list. A name that nobody can ask for (empty, too long, or with what stands for invalid Unicode) is passed
 // over. The error is errMalformed or errTooLarge, and quotes nothing of the body.
 //
 // Members are matched exactly and must not come twice, unlike in encoding/json: it folds their case and lets the last win, so
 // that two readers could see two policies.
-func readPolicy(body []byte, member string) (policy, error) {
+func readPolicy(body []byte, member string, maxNames int) (policy, error) {
 	if !json.Valid(body) {
 		return policy{}, fmt.Errorf("%w: no JSON", errMalformed)
 	}
-	r := &reader{json.NewDecoder(bytes.NewReader(body)), policy{roles: make(map[string]permissions)}}
+	r := &reader{Decoder: json.NewDecoder(bytes.NewReader(body)), policy: policy{roles: make(map[string]permissions)}, left: maxNames}
 	err := r.object(members{member: func() error {
 		return r.object(members{"roles": func() error { return r.array(r.role) }})
 	}})
@@ -59,6 +64,7 @@ func readPolicy(body []byte, member string) (policy, error) {
 type reader struct {
 	*json.Decoder
 	policy policy
+	left   int // names that may still come
 }
 
 func (r *reader) role() error {
@@ -88,7 +94,7 @@ func (r *reader) permission(granted permissions) error {
 	var resourceID string
 	var actions []string
 	err := r.object(members{
-		"resource_id": func() error { return r.text(&resourceID) },
+		"resource_id": func() error { return r.name(&resourceID) },
 		"actions": func() error {
 			return r.array(func() error {
 				var action string
@@ -115,10 +121,12 @@ func usable(name string) bool {
 
 // name reads a name and counts it.
 func (r *reader) name(into *string) error {
-	if r.policy.names++; r.policy.names > maxNames {
-		return fmt.Errorf("%w: more than %d roles and actions", errTooLarge, maxNames)
+	if r.left--; r.left < 0 {
+		return fmt.Errorf("%w: too many roles, resources and actions", errTooLarge)
 	}
-	return r.text(into)
+	err := r.text(into)
+	r.policy.size += nameSize + len(*into)
+	return err
 }
 
 func (r *reader) text(into *string) error {

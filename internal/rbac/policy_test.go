@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -76,20 +77,13 @@ func TestAPermissionIsGrantedIfARoleHasItAndNotOtherwise(t *testing.T) {
 
 func TestAnAnswerThatIsNoPolicyLeavesTheLastGoodOne(t *testing.T) {
 	viewer := role("viewer", "documents: read")
-	many := func(n int) string { // so many roles and actions
-		return policy(role("many", "documents: "+strings.Repeat("a ", n-2)), role("viewer"))
-	}
 	for name, tt := range map[string]struct {
 		answer http.HandlerFunc
 		want   string
 	}{
-		"another policy":              {body(policy(role("other"))), "ok"},
-		"members that nobody knows":   {body(`{"x":[{}],"policy":{"y":{"roles":[]},"roles":[{"z":1,"role_id":"other","permissions":[{"w":[],"resource_id":"r","actions":["a"]}]}]}}`), "ok"},
-		"a role with null for none":   {body(policy(`{"role_id":"other","permissions":null}`, `{"role_id":"more","permissions":[{"resource_id":"r","actions":null}]}`)), "ok"},
-		"as large as may be":          {body(many(rbac.MaxNames)), "ok"},
-		"one role or action too many": {body(many(rbac.MaxNames + 1)), "too_large"},
-		"as long as may be":           {body(policy(viewer) + strings.Repeat(" ", rbac.MaxBody-len(policy(viewer)))), "ok"},
-		"a byte too long":             {body(policy(viewer) + strings.Repeat(" ", rbac.MaxBody-len(policy(viewer))+1)), "too_large"},
+		"another policy":            {body(policy(role("other"))), "ok"},
+		"members that nobody knows": {body(`{"x":[{}],"policy":{"y":{"roles":[]},"roles":[{"z":1,"role_id":"other","permissions":[{"w":[],"resource_id":"r","actions":["a"]}]}]}}`), "ok"},
+		"a role with null for none": {body(policy(`{"role_id":"other","permissions":null}`, `{"role_id":"more","permissions":[{"resource_id":"r","actions":null}]}`)), "ok"},
 
 		"no role":                  {body(policy()), "no_role"},
 		"null for roles":           {body(`{"policy":{"roles":null}}`), "no_role"},
@@ -163,6 +157,65 @@ func TestAnAnswerThatIsNoPolicyLeavesTheLastGoodOne(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAnAnswerHasSoManyBytes(t *testing.T) {
+	text := policy(role("viewer", "documents: read"))
+	for want, n := range map[string]int{"ok": rbac.MaxBody, "too_large": rbac.MaxBody + 1} {
+		bubble(t, body(text+strings.Repeat(" ", n-len(text))), rbac.Config{}, func(t *testing.T, f *fixture) {
+			f.wantMetric(policyFetches, want, 1)
+			if f.Ready() != (want == "ok") {
+				t.Errorf("%d bytes: ready %v", n, f.Ready())
+			}
+		})
+	}
+}
+
+func TestAPolicyHasSoManyNames(t *testing.T) {
+	many := func(n int) string { // roles, resources and actions
+		return policy(role("many", "documents: "+strings.Repeat("a ", n-3)), role("viewer"))
+	}
+	if _, err := rbac.Read([]byte(many(rbac.MaxOrganizationNames + 1))); err != nil {
+		t.Errorf("more than an organization may have: %v", err)
+	}
+	if _, err := rbac.Read([]byte(many(rbac.MaxNames + 1))); err == nil || !strings.Contains(err.Error(), "the policy is too large: too many roles") {
+		t.Errorf("one more: got %v", err)
+	}
+}
+
+func TestWhatAPolicyIsCountedToTakeIsAboutWhatItTakes(t *testing.T) {
+	for _, actions := range []int{1, 2, 8, 9, 40} { // of a role
+		for _, length := range []int{8, 256} { // of a name
+			t.Run(fmt.Sprintf("%d actions a role, names of %d bytes", actions, length), func(t *testing.T) {
+				name := func(i int) string { return fmt.Sprintf("%0*d", length, i) }
+				var list strings.Builder
+				for i := range actions {
+					list.WriteString(name(i) + " ")
+				}
+				var roles []string
+				for i := range 1000 / (actions + 2) {
+					roles = append(roles, role(name(i), name(0)+": "+list.String()))
+				}
+				text := []byte(policy(roles...))
+				before := heap()
+				kept, counted, err := rbac.Keep(text, "policy")
+				took := heap() - before
+				if err != nil || counted < took*9/10 || counted > 3*took {
+					t.Errorf("counted %d, took %d, error %v", counted, took, err)
+				}
+				runtime.KeepAlive(kept)
+				runtime.KeepAlive(text)
+			})
+		}
+	}
+}
+
+func heap() int {
+	runtime.GC()
+	runtime.GC() // what the first one's finalizers held
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
 }
 
 func TestNamesThatNobodyCanAskForGrantNothing(t *testing.T) {

@@ -131,11 +131,12 @@ func New(cfg Config) (*Cache, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	c := &Cache{
-		cfg:      cfg,
-		paths:    p,
-		errStale: fmt.Errorf("%w: last fetched more than %v ago", ErrUnavailable, cfg.MaxStale),
-		asked:    make(chan *organization, maxOrganizationFetches),
-		ended:    make(chan struct{}),
+		cfg:           cfg,
+		paths:         p,
+		errStale:      fmt.Errorf("%w: last fetched more than %v ago", ErrUnavailable, cfg.MaxStale),
+		asked:         make(chan *organization, maxOrganizationFetches),
+		ended:         make(chan struct{}),
+		organizations: organizations{most: maxOrganizations, mostBytes: maxOrganizationBytes},
 	}
 	c.metrics = newMetrics(cfg.Registerer, c.age, func() float64 { return float64(c.Status().Organizations) })
 	return c, nil

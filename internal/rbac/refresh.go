@@ -56,7 +56,7 @@ func (c *Cache) Run(ctx context.Context) error {
 // round is one fetch of the project's policy and what follows from it. It returns when the next is due.
 func (c *Cache) round(ctx context.Context, out *outage) (wait time.Duration) {
 	started := time.Now()
-	fetched, err := c.fetch(ctx, c.paths.policy, "policy")
+	fetched, err := c.fetch(ctx, c.paths.policy, "policy", maxNames)
 	if err == nil && len(fetched.roles) == 0 {
 		err = errNoRole // every project has roles of the vendor's own
 	}
