@@ -18,7 +18,6 @@ import (
 
 	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/config"
-	"authz-sidecar/internal/policy"
 )
 
 // policies are the shipped configurations: the examples, and those of the Kubernetes manifests.
@@ -47,11 +46,7 @@ func read(t *testing.T, file string) (names []string, all bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules, err := policy.Compile(cfg.Rules)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return check.HeadersRead(cfg.Credentials, rules)
+	return check.HeadersRead(cfg.Gate.Credentials, cfg.Gate.Rules)
 }
 
 // passage is what a file lets through to the sidecar: the named headers, or all.

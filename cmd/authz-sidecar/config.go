@@ -20,18 +20,22 @@ func validateCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			load := config.Load
 			if withoutFiles {
-				if _, err := config.LoadWithoutFiles(args[0]); err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: ok (without the files that it names)\n", args[0])
-				return nil
+				load = config.LoadWithoutFiles
 			}
-			cfg, err := config.Load(args[0])
+			cfg, err := load(args[0])
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: ok (projects: %d, rules: %d and the default)\n", args[0], len(cfg.Projects), len(cfg.Rules.Rules))
+			for _, warning := range cfg.Warnings() {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s: warning: %s\n", args[0], warning)
+			}
+			said := fmt.Sprintf("projects: %d, rules: %d and the default", len(cfg.Projects), len(cfg.Gate.Rules.All())-1)
+			if withoutFiles {
+				said = "without the files that it names"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: ok (%s)\n", args[0], said)
 			return nil
 		},
 	}

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rsa"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -65,7 +67,7 @@ No signature, opaque token or cookie is printed.`,
 	flags.StringArrayVarP(&o.headers, "header", "H", nil, `a header of --request, "name: value"; may be repeated`)
 	flags.StringVar(&o.rule, "rule", "", "the rule that Envoy's route names (context_extensions)")
 	flags.StringVar(&o.checkRequest, "check-request", "", `a captured CheckRequest in JSON; "-" is standard input`)
-	flags.StringVar(&o.time, "time", "", "when the request comes, in RFC 3339 (default now)")
+	flags.StringVar(&o.time, "time", "", "when the request comes, in RFC 3339 (default when it was captured, else now)")
 	flags.StringVar(&o.token, "token", "", `a session JWT, sent in the authorization header; "-" reads it from standard input, out of sight of others`)
 	flags.StringVar(&o.session, "session", "", "a session, in YAML or JSON, or the file that holds it")
 	flags.StringSliceVar(&o.presented, "presented", nil,
@@ -76,14 +78,13 @@ No signature, opaque token or cookie is printed.`,
 	flags.StringVar(&o.rbac, "rbac", "",
 		"the RBAC policy, in YAML or JSON, or the file that holds it: {roles: [{role_id: …, permissions: …}]}")
 	command.MarkFlagRequired("config")
-	command.MarkFlagsOneRequired("request", "check-request")
-	command.MarkFlagsMutuallyExclusive("request", "check-request")
-	command.MarkFlagsMutuallyExclusive("header", "check-request")
-	command.MarkFlagsMutuallyExclusive("token", "session")
 	return command
 }
 
 func explain(cmd *cobra.Command, o explainOptions) error {
+	if err := o.fit(); err != nil {
+		return err
+	}
 	cfg, unread := config.Load(o.config)
 	if unread != nil {
 		var err error
@@ -114,6 +115,25 @@ func explain(cmd *cobra.Command, o explainOptions) error {
 	return err
 }
 
+// fit finds flags that contradict each other.
+func (o *explainOptions) fit() error {
+	switch {
+	case o.request == "" && o.checkRequest == "":
+		return errors.New(`no request: add --request "GET https://host/path", or --check-request FILE`)
+	case o.request != "" && o.checkRequest != "":
+		return errors.New("--request and --check-request are two requests: leave one of them out")
+	case o.headers != nil && o.checkRequest != "":
+		return errors.New("--header adds to --request: what --check-request captured has its own headers")
+	case o.token != "" && o.session != "":
+		return errors.New("--token and --session are two credentials: leave one of them out")
+	case o.token == "-" && o.checkRequest == "-":
+		return errors.New("--token and --check-request cannot both be standard input: write one of them to a file")
+	case o.session == "" && (o.presented != nil || o.tokenAge != 0):
+		return errors.New("--presented and --token-age are about the session of --session: add it")
+	}
+	return nil
+}
+
 // scene is what the flags describe. An error names the flag.
 func (o *explainOptions) scene(stdin io.Reader) (policytest.Scene, error) {
 	s := policytest.Scene{
@@ -121,16 +141,16 @@ func (o *explainOptions) scene(stdin io.Reader) (policytest.Scene, error) {
 		Presented: o.presented, TokenAge: o.tokenAge, Revoked: o.revoked, SessionAPI: o.sessionAPI,
 	}
 	var err error
+	if s.Request, err = o.readRequest(stdin); err != nil {
+		return s, err
+	}
+	if captured := s.Request.GetAttributes().GetRequest().GetTime(); captured != nil {
+		s.Now = captured.AsTime().Truncate(time.Second)
+	}
 	if o.time != "" {
 		if s.Now, err = time.Parse(time.RFC3339, o.time); err != nil {
 			return s, fmt.Errorf("--time %q: write it as 2026-01-02T15:04:05Z", o.time)
 		}
-	}
-	if o.token == "-" && o.checkRequest == "-" {
-		return s, errors.New("--token and --check-request cannot both be standard input: write one of them to a file")
-	}
-	if s.Request, err = o.readRequest(stdin); err != nil {
-		return s, err
 	}
 	if o.rule != "" {
 		attributes := s.Request.GetAttributes()
@@ -167,8 +187,6 @@ func (o *explainOptions) scene(stdin io.Reader) (policytest.Scene, error) {
 		if s.Session, err = policytest.ParseSession(name, text); err != nil {
 			return s, err
 		}
-	} else if o.presented != nil || o.tokenAge != 0 {
-		return s, errors.New("--presented and --token-age are about the session of --session: add it")
 	}
 	if o.rbac != "" {
 		text, name, err := textOrFile("--rbac", o.rbac)
@@ -221,14 +239,21 @@ func readCheckRequest(path string, stdin io.Reader) (*authv3.CheckRequest, error
 		return nil, fmt.Errorf("--check-request: %w", err)
 	}
 	in := &authv3.CheckRequest{}
-	// What a newer Envoy sends and we do not know decides nothing. The error is not shown: it may quote a credential.
-	options := protojson.UnmarshalOptions{DiscardUnknown: true}
-	if options.Unmarshal(text, in) != nil || in.GetAttributes().GetRequest().GetHttp() == nil {
+	// The errors are not shown, but for the name of a field: they may quote a credential.
+	lenient := protojson.UnmarshalOptions{DiscardUnknown: true}
+	if lenient.Unmarshal(text, in) != nil || in.GetAttributes().GetRequest().GetHttp() == nil {
 		return nil, fmt.Errorf("--check-request %q: not a CheckRequest in JSON: write %s", path,
 			`{"attributes":{"request":{"http":{"method":"GET","host":…,"path":…,"headers":{…}}}}}`)
 	}
+	if err := protojson.Unmarshal(text, &authv3.CheckRequest{}); err != nil {
+		return nil, fmt.Errorf("--check-request %q: %s: correct its name, or take it out",
+			path, cmp.Or(unknownField.FindString(err.Error()), "a field that no CheckRequest has"))
+	}
 	return in, nil
 }
+
+// unknownField is how protojson names one.
+var unknownField = regexp.MustCompile(`unknown field "\w{1,64}"`)
 
 // textOrFile is the value of a flag that holds YAML or JSON, or else names a file that does.
 func textOrFile(flag, value string) (text []byte, name string, err error) {

@@ -187,10 +187,85 @@ func golden(t *testing.T, name, got string) {
 }
 
 func TestExplainReadsACapturedRequestFromStandardInput(t *testing.T) {
-	in := `{"attributes":{"request":{"http":{"method":"GET","host":"a","path":"/healthz","headers":{"accept":"*/*"}}},"a_newer_field":{}}}`
+	in := `{"attributes":{"request":{"http":{"method":"GET","host":"a","path":"/healthz","headers":{"accept":"*/*"}}}}}`
 	got, err := command(t, in, "explain", "--config", shippedB2B, "--check-request", "-")
-	if err != nil || !strings.Contains(got, "allow: public") {
+	if err != nil || !strings.Contains(got, "allow: public") || strings.Contains(got, "captured") {
 		t.Errorf("got %v\n%s", err, got)
+	}
+}
+
+// TestACapturedRequestIsJudgedWhenItWasCaptured has a JWT that has long expired now.
+func TestACapturedRequestIsJudgedWhenItWasCaptured(t *testing.T) {
+	v := newVendor(t)
+	in := fmt.Sprintf(`{"attributes":{"request":{"time":"2026-01-02T12:04:00.9Z","http":{"method":"GET","host":"a","path":"/plain",`+
+		`"headers":{"authorization":"Bearer %s"}}}}}`, v.logIn(t).JWT)
+	explain := []string{"explain", "--config", v.config, "--check-request", "-"}
+	for _, c := range []struct {
+		args []string
+		want []string
+	}{
+		{nil, []string{"time          2026-01-02T12:04:00Z, when the request was captured\n", "age           4m0s", "allow: verified"}},
+		{[]string{"--time", "2026-01-02T12:06:00Z"},
+			[]string{"time          2026-01-02T12:06:00Z; the request was captured at 2026-01-02T12:04:00Z\n", "age           6m0s", "allow: exchanged"}},
+	} {
+		got, err := command(t, in, append(explain, c.args...)...)
+		for _, want := range c.want {
+			if err != nil || !strings.Contains(got, want) {
+				t.Errorf("%v: got %v\n%s\nwant %s", c.args, err, got, want)
+			}
+		}
+	}
+}
+
+func TestASessionOfOneOrganizationIsOfNoOther(t *testing.T) {
+	for session, want := range map[string]string{
+		"{}":                        "organization-test-acme (acme)",
+		"{organization_slug: evil}": "organization-test-evil (evil)",
+		"{organization_id: organization-test-evil}":                            "organization-test-evil (evil)",
+		"{organization_id: organization-live-1-2}":                             "organization-live-1-2 (1-2)",
+		"{organization_id: organization-test-acme, organization_slug: globex}": "organization-test-acme (globex)",
+	} {
+		got, err := command(t, "", "explain", "--config", shippedB2B, "--request", "GET https://a/orgs/organization-test-acme/x", "--session", session)
+		verdict := "deny: forbidden: organization"
+		if strings.HasPrefix(want, "organization-test-acme") {
+			verdict = "allow: verified"
+		}
+		if err != nil || !strings.Contains(got, " of "+want+"\n") || !strings.Contains(got, verdict) {
+			t.Errorf("%s: got %v\n%s\nwant %s", session, err, got, want)
+		}
+	}
+}
+
+func TestAnswersThatSoftenADenialAreExplained(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "config.yaml")
+	explain := func(text, path string) string {
+		t.Helper()
+		text = "projects: [{project_id: project-test-1, secret_file: /none}]\n" + text
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := command(t, "", "explain", "--config", config, "--request", "GET https://a"+path, "--session", "{roles: [a]}",
+			"--token-age", "6m", "--session-api", "down")
+		if err != nil {
+			t.Errorf("%v\n%s", err, got)
+		}
+		return got
+	}
+	rules := "rules: [{name: trial, match: {path_prefix: /trial}, shadow: true}, {name: closed, match: {path_prefix: /closed}, session: refused}," +
+		" {name: loose, match: {path_prefix: /loose}, on_unavailable: envoy}]\n"
+	for path, want := range map[string]string{
+		"/trial":  "rule          trial: path_prefix /trial\n              shadow: true\n",
+		"/closed": "session       refused: nobody passes, and no credential is looked at\nverdict       deny: refused\nresponse      403\n",
+		"/loose":  "verdict       left_to_envoy: api_unavailable: ",
+		"/":       "verdict       deny: api_unavailable: ",
+	} {
+		if got := explain(rules, path); !strings.Contains(got, want) || path == "/" && strings.Contains(got, "shadow") {
+			t.Errorf("%s: got\n%s\nwant %s", path, got, want)
+		}
+	}
+	const whole = "rule          default: no other rule matches\n              the whole gate is in shadow (shadow: true)\n"
+	if got := explain("shadow: true\n", "/"); !strings.Contains(got, whole) || !strings.Contains(got, "would_deny: api_unavailable") {
+		t.Errorf("got\n%s\nwant %s", got, whole)
 	}
 }
 
@@ -223,13 +298,20 @@ func TestWrongUseOfTheCommandLineIsNamed(t *testing.T) {
 	if err := os.WriteFile(file, []byte(`{"authorization":"Bearer SECRET-CANARY"`), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	misspelt := filepath.Join(t.TempDir(), "misspelt.json")
+	text := `{"attributes":{"request":{"http":{"method":"GET","path":"/","header":{"authorization":"Bearer SECRET-CANARY"}}}}}`
+	if err := os.WriteFile(misspelt, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		args []string
 		want string
 	}{
 		"no policy test":         {[]string{"policy", "test"}, "name at least one policy test"},
 		"no configuration":       {[]string{"explain", "--request", "GET https://a/"}, `"config" not set`},
-		"no request":             {[]string{"explain", "--config", shippedB2B}, "[request check-request]"},
+		"no request":             {[]string{"explain", "--config", shippedB2B}, "no request: add --request "},
+		"two requests":           {with("--check-request", "-"), "--request and --check-request are two requests"},
+		"a header of a captured": {[]string{"explain", "--config", shippedB2B, "--check-request", "-", "-H", "a: SECRET-CANARY"}, "--header adds to --request"},
 		"a missing file":         {[]string{"explain", "--config", "no.yaml", "--request", "GET https://a/"}, "no.yaml: no such file"},
 		"a request without host": {[]string{"explain", "--config", shippedB2B, "--request", "GET /a"}, `--request: not a request: "GET /a": `},
 		"a time in words":        {with("--time", "noon"), `--time "noon": write it as 2026-`},
@@ -243,8 +325,12 @@ func TestWrongUseOfTheCommandLineIsNamed(t *testing.T) {
 		"an RBAC policy of none": {with("--rbac", "{roles: a}"), "--rbac:1: roles: not a list"},
 		"a session file missing": {with("--session", "no.yaml"), "--session: neither a file"},
 		"standard input for two": {[]string{"explain", "--config", shippedB2B, "--check-request", "-", "--token", "-"}, "cannot both be standard input"},
-		"two credentials":        {with("--session", "{}", "--token", "SECRET-CANARY"), "[session token]"},
-		"no CheckRequest":        {[]string{"explain", "--config", shippedB2B, "--check-request", file}, "not a CheckRequest in JSON"},
+		"two credentials":        {with("--session", "{}", "--token", "SECRET-CANARY"), "--token and --session are two credentials"},
+		"an organization of nobody": {[]string{"explain", "--config", "../../deploy/policies/webhooks.yaml", "--request", "GET https://a/",
+			"--session", "{organization_slug: acme}"}, "organization_slug: a consumer project has users"},
+		"a factor of no method": {with("--session", "{factors: [{type: biometric}]}"), "--session:1: factors[0].delivery_method: is missing, "},
+		"no CheckRequest":       {[]string{"explain", "--config", shippedB2B, "--check-request", file}, "not a CheckRequest in JSON"},
+		"a misspelt field":      {[]string{"explain", "--config", shippedB2B, "--check-request", misspelt}, `unknown field "header": correct its name, or take it out`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := command(t, "", c.args...)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -45,7 +46,33 @@ func root() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(serveCommand(), validateCommand(), configCommand(), policyCommand(), explainCommand(), emulatorCommand(), versionCommand())
+	for _, command := range root.Commands() {
+		if command.HasSubCommands() {
+			refuseUnknown(command)
+		}
+	}
 	return root
+}
+
+// refuseUnknown lets a command that only holds others refuse what is none of them, as cobra lets the root command alone. Without
+// an argument it prints its help.
+func refuseUnknown(command *cobra.Command) {
+	command.SuggestionsMinimumDistance = 2 // cobra's own for the root command
+	command.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		var names []string
+		for _, known := range cmd.Commands() {
+			names = append(names, known.Name())
+		}
+		meant := cmd.SuggestionsFor(args[0])
+		if len(meant) == 0 {
+			return fmt.Errorf("unknown command %q for %q: known are %s", args[0], cmd.CommandPath(), strings.Join(names, ", "))
+		}
+		return fmt.Errorf("unknown command %q for %q: did you mean %s?", args[0], cmd.CommandPath(), strings.Join(meant, " or "))
+	}
+	command.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 }
 
 func versionCommand() *cobra.Command {

@@ -36,10 +36,10 @@ passed. A file, app.test.yaml, beside the policy:
     alice:
       project: main                # for a policy with several
       subject: member-test-alice
-      organization_id: organization-test-acme   # these two for B2B
+      organization_id: organization-test-acme   # these two for B2B; one alone stands for the other
       organization_slug: acme
       roles: [viewer]
-      factors: [{ type: otp, delivery_method: sms, age: 2m }]
+      factors: [{ type: otp, delivery_method: sms, age: 2m }]   # the method defaults to the type's usual one
       claims: { plan: pro }
       ends_in: 1h                  # of the session
   tests:
@@ -53,7 +53,7 @@ passed. A file, app.test.yaml, beside the policy:
     revoked: true                  # the session API no longer knows the session; default false
     session_api: down              # or rate_limited; default up
     expect:                        # what is left out is not looked at, but the verdict must be there
-      verdict: deny                # or allow, would_deny
+      verdict: deny                # or allow, would_deny, left_to_envoy
       reason: forbidden            # as in logs and metadata; so are the next two
       rule: docs
       requirement: permission

@@ -131,7 +131,7 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registr
 	}
 	group.Go(func() error { return server.Serve(checkListener) })
 	probes.Started()
-	logger.Info("serving checks", "address", checkListener.Addr().String(), "projects", len(projects), "rules", len(cfg.Rules.Rules), "version", version)
+	logger.Info("serving checks", "address", checkListener.Addr().String(), "projects", len(projects), "rules", len(cfg.Gate.Rules.All())-1, "version", version)
 
 	group.Go(func() error {
 		select {
@@ -178,8 +178,12 @@ func newProjects(cfg *config.Config, ended *revocation.Denylist, logger *slog.Lo
 			return nil, fmt.Errorf("project %s: %w", c.Name, err)
 		}
 		c.API.Verify, c.API.Logger, c.API.Registerer = verifier.Verify, logger, registerer
-		c.API.OnEnded = func(s *session.Session) {
-			ended.Deny(revocation.Session{ProjectID: s.ProjectID, ID: s.ID}, time.Now())
+		c.API.OnEnded = func(s *session.Session, certain bool) {
+			if id := (revocation.Session{ProjectID: s.ProjectID, ID: s.ID}); certain {
+				ended.Deny(id, time.Now())
+			} else {
+				ended.Doubt(id, time.Now())
+			}
 		}
 		api, err := sessionapi.New(c.API)
 		if err != nil {
@@ -219,10 +223,7 @@ func (ps projects) missing() string {
 }
 
 func newGate(cfg *config.Config, ps projects, ended *revocation.Denylist, logger *slog.Logger, registerer prometheus.Registerer) (*check.Server, error) {
-	gate, err := cfg.Gate()
-	if err != nil {
-		return nil, err
-	}
+	gate := cfg.Gate
 	gate.Ended, gate.Logger, gate.Registerer = ended, logger, registerer
 	gate.Projects = make(map[string]check.Project, len(ps))
 	for _, p := range ps {

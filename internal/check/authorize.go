@@ -22,8 +22,11 @@ func (s *Server) authorize(ctx context.Context, req *request) decision {
 	}
 	rule := found.Rule
 	d := decision{now: now, found: found, rule: rule}
-	if rule.Session == policy.None {
+	switch rule.Session {
+	case policy.None:
 		return d.as(Public)
+	case policy.Refused:
+		return d.as(Refused)
 	}
 	if rule.Preflight && req.isPreflight() {
 		return d.as(Preflight)
@@ -58,21 +61,24 @@ func (s *Server) authorize(ctx context.Context, req *request) decision {
 		return s.judge(waiting, req, s.refreshAhead(waiting, d), Verified)
 	}
 	if rule.DenyExpired && d.proved.session != nil {
-		return d.as(Expired)
+		return d.as(Expired).detailed("issued %v ago, good for %v", now.Sub(d.session.IssuedAt), d.session.Expires.Sub(d.session.IssuedAt))
 	}
 
 	d.asked = true
 	exchange, err := project.trade(waiting, d.credential, d.proved, rule)
+	if exchange != nil {
+		d.session, d.refreshed = exchange.Session, exchange.JWT
+	}
 	if err != nil {
-		s.doubt(d, err)
 		if !s.graced(req, d, err) {
+			d.leftToEnvoy = rule.LeaveToEnvoy && errors.Is(err, sessionapi.ErrOutage)
 			return d.because(err)
 		}
 		late, cancel := beforeDeadline(ctx) // a part of what was kept back: the API may have taken all the rest
 		defer cancel()
 		return s.judge(late, req, d, Grace)
 	}
-	d.session, d.refreshed, d.granted = exchange.Session, exchange.JWT, asksAPI(rule)
+	d.granted = asksAPI(rule)
 	if s.isEnded(d.session, now) { // a kept exchange, of a session that has ended since
 		d.refreshed = ""
 		return d.as(Revoked)
@@ -104,6 +110,11 @@ func (s *Server) evidence(req *request, d *decision) requirement.Evidence {
 
 func (d decision) as(reason Reason) decision {
 	d.reason = reason
+	return d
+}
+
+func (d decision) detailed(format string, args ...any) decision {
+	d.detail = fmt.Errorf(format, args...)
 	return d
 }
 
@@ -179,25 +190,37 @@ func asksAPI(rule *policy.Rule) bool {
 	return p != nil && p.AskAPI
 }
 
-// trade asks the session API for a new JWT, and about the rule's permission if it is the API's to judge.
+// trade asks the session API for a new JWT, and about the rule's permission if it is the API's to judge. With an error comes an
+// exchange if one was made before the API said no to the permission.
 func (p Project) trade(ctx context.Context, c session.Credential, proved proof, rule *policy.Rule) (*sessionapi.Exchange, error) {
 	r, maxAge := ask(c, proved, rule)
-	if asksAPI(rule) {
-		known := proved.session
-		if known == nil && p.Product == session.B2B { // a check names the organization, which an opaque token does not tell
-			first, err := p.API.Authenticate(ctx, r, maxAge)
-			if err != nil {
-				return nil, err
-			}
-			known = first.Session
-			r.Token, r.JWT, r.Session = "", first.JWT, first.Session
-		}
-		permission := rule.Require.Permission()
-		r.Check = &sessionapi.AuthorizationCheck{ResourceID: permission.ResourceID, Action: permission.Action}
-		if known != nil {
-			r.Check.OrganizationID = known.OrganizationID
-		}
+	if !asksAPI(rule) {
+		return p.exchange(ctx, r, maxAge, proved)
 	}
+	// A check names the organization, and is about the session of the JWT; which session an opaque token is of, an exchange
+	// must tell first.
+	var first *sessionapi.Exchange
+	if r.Token != "" && (p.Product == session.B2B || proved.session != nil) {
+		var err error
+		if first, err = p.exchange(ctx, r, maxAge, proved); err != nil {
+			return nil, err
+		}
+		r.Token, r.JWT, r.Session = "", first.JWT, first.Session
+	}
+	permission := rule.Require.Permission()
+	r.Check = &sessionapi.AuthorizationCheck{ResourceID: permission.ResourceID, Action: permission.Action}
+	if r.Session != nil {
+		r.Check.OrganizationID = r.Session.OrganizationID
+	}
+	exchange, err := p.exchange(ctx, r, maxAge, proved)
+	if err != nil {
+		return first, err
+	}
+	return exchange, nil
+}
+
+// exchange asks, and holds what comes against the JWT that was presented.
+func (p Project) exchange(ctx context.Context, r sessionapi.Request, maxAge time.Duration, proved proof) (*sessionapi.Exchange, error) {
 	exchange, err := p.API.Authenticate(ctx, r, maxAge)
 	if err != nil {
 		return nil, err
@@ -212,43 +235,44 @@ func (p Project) trade(ctx context.Context, c session.Credential, proved proof, 
 // traded: it says which session the client means even when its JWT is old. For one alone the rule says how long an answer
 // serves.
 func ask(c session.Credential, proved proof, rule *policy.Rule) (r sessionapi.Request, maxAge time.Duration) {
-	r = sessionapi.Request{DurationMinutes: rule.SessionDurationMinutes}
-	switch {
-	case c.Token == "":
-		r.JWT, r.Session = proved.jwt, proved.session
+	r = sessionapi.Request{Session: proved.session, DurationMinutes: rule.SessionDurationMinutes}
+	if c.Token == "" {
+		r.JWT = proved.jwt
 		return r, rule.MaxTokenAge
-	case proved.session == nil:
-		r.Token = c.Token
-		return r, rule.TokenReuse
 	}
 	r.Token = c.Token
+	if proved.session == nil {
+		return r, rule.TokenReuse
+	}
 	return r, rule.MaxTokenAge
 }
 
 // refreshAhead trades a JWT that is close to its end, in the background, and puts the new one into the decision once it is
-// there.
+// there. It is the JWT that is traded, whatever stands beside it: nothing is known of that, and each garbled token would be a
+// call of its own.
 func (s *Server) refreshAhead(ctx context.Context, d decision) decision {
-	left := d.session.Expires.Sub(d.now)
-	if left > d.rule.RefreshAhead || !s.answers.canHandBack(d.credential) {
+	ahead := d.rule.RefreshAhead
+	if ahead == 0 || d.session.Expires.Sub(d.now) > ahead || !s.answers.canHandBack(d.credential) {
 		return d
 	}
-	r, _ := ask(d.credential, d.proved, d.rule)
-	r.Session = d.session
-	exchange := s.projects[d.rule.Project].API.Ahead(ctx, r)
-	if exchange == nil || !sameSession(exchange.Session, d.session) || !exchange.Session.Expires.After(d.session.Expires) {
+	exchange := s.projects[d.rule.Project].API.Ahead(ctx, sessionapi.Request{
+		JWT: d.proved.jwt, Session: d.session, DurationMinutes: d.rule.SessionDurationMinutes,
+	})
+	if exchange == nil {
 		return d
 	}
 	d.session, d.refreshed = exchange.Session, exchange.JWT
 	return d
 }
 
-// graced says whether an old JWT passes although the session API could not be asked.
+// graced says whether an old JWT passes although the session API could not be asked: because of an outage, not because of anything
+// that is our fault or that a stranger can bring about here.
 func (s *Server) graced(req *request, d decision, err error) bool {
 	rule, old := d.rule, d.proved.session
 	if rule.Grace == 0 || old == nil || asksAPI(rule) || rule.GraceSafeMethodsOnly && !req.isSafe() {
 		return false
 	}
-	if !errors.Is(err, sessionapi.ErrUnavailable) || errors.Is(err, sessionapi.ErrSecretRefused) {
+	if !errors.Is(err, sessionapi.ErrOutage) {
 		return false
 	}
 	if old.EndsAt.IsZero() || !d.now.Before(old.EndsAt) || s.ended.Doubted(endedSession(old), d.now) {
@@ -259,14 +283,6 @@ func (s *Server) graced(req *request, d decision, err error) bool {
 		end = old.IssuedAt.Add(rule.MaxTokenAge)
 	}
 	return d.now.Before(end.Add(rule.Grace))
-}
-
-// doubt remembers that the session of a JWT has probably ended, since that of the opaque token beside it has. What the API
-// says of the JWT itself, sessionapi.Config.OnEnded tells.
-func (s *Server) doubt(d decision, err error) {
-	if errors.Is(err, sessionapi.ErrSessionNotFound) && d.credential.Token != "" && d.proved.session != nil {
-		s.ended.Doubt(endedSession(d.proved.session), d.now)
-	}
 }
 
 // isEnded says whether a session, which may be nil, is known to have ended.

@@ -29,10 +29,10 @@ func (r *request) navigates() bool {
 	return strings.Contains(accept, "text/html")
 }
 
-// crossSite says whether a page of another site makes the user's browser send an unsafe request: by Sec-Fetch-Site, which no page
+// crossSite says whether a page of another site makes the user's browser send an unsafe request, or open a WebSocket: by Sec-Fetch-Site, which no page
 // can forge, else by Origin. A client that sends neither is no browser of today, and no page makes it do anything.
 func (s *Server) crossSite(r *request, host string) bool {
-	if r.isSafe() {
+	if r.isSafe() && !r.upgrades() {
 		return false
 	}
 	origin, hasOrigin := r.header("origin")

@@ -69,6 +69,9 @@ func TestAnotherSitesPageSendsNoUnsafeRequestWithTheCookie(t *testing.T) {
 		{"no Sec-Fetch-Site, another origin", "POST /refuse", cookie, []string{"origin", "https://evil.example"}, "cross_site"},
 		{"no Sec-Fetch-Site, an origin that ends alike", "POST /refuse", cookie, []string{"origin", "https://evilapp.example.com"}, "cross_site"},
 		{"no Sec-Fetch-Site, a hidden origin", "POST /refuse", cookie, []string{"origin", "null"}, "cross_site"},
+		{"another site's WebSocket", "GET /refuse", cookie, []string{"sec-fetch-site", "cross-site", "upgrade", "websocket"}, "cross_site"},
+		{"the own site's WebSocket", "GET /refuse", cookie, []string{"sec-fetch-site", "same-origin", "upgrade", "websocket"}, "verified"},
+		{"an older browser's WebSocket", "GET /refuse", cookie, []string{"origin", "https://evil.example", "upgrade", "websocket"}, "cross_site"},
 		{"neither: no browser", "POST /refuse", cookie, nil, "verified"},
 		{"an opaque cookie", "POST /refuse", []string{"cookie", "stytch_session=" + login.Token}, []string{"sec-fetch-site", "cross-site"}, "cross_site"},
 	} {
@@ -169,6 +172,7 @@ func TestTheCredentialCanBeKeptFromTheUpstream(t *testing.T) {
 		{"an exchange", "/", []string{"cookie", "theme=dark; stytch_session_jwt=" + old}, "theme=dark", "x-session-token"},
 		{"a token header", "/", []string{"x-session-token", login.Token}, "", "x-session-token"},
 		{"a public path, whose bearer is the app's own affair", "/public", []string{"authorization", "Bearer app", "cookie", "stytch_session_jwt=x"}, "", "x-session-token cookie"},
+		{"an authorization header that is no session JWT", "/public", []string{"authorization", "Basic dTpw"}, "", "x-session-token"},
 		{"a rule that observes", "/shadow", []string{"authorization", "Bearer " + login.JWT}, "", ""},
 	} {
 		a := h.check(c.path, c.headers...)
@@ -226,4 +230,53 @@ func parseCookie(t *testing.T, line string) *http.Cookie {
 		t.Fatalf("%q: %v", line, err)
 	}
 	return cookie
+}
+
+func TestAGateInShadowLeavesTheCredential(t *testing.T) {
+	h := newHouse(t, session.Consumer, func(c *check.Config) { c.RemoveCredential, c.Shadow = true, true })
+	login := h.logIn(sessionapitest.LogIn{})
+	a := h.check("/", "authorization", "Bearer "+login.JWT, "cookie", "stytch_session_jwt="+login.JWT)
+	if a.reason != "verified" || contains(a.removed(), "authorization") || contains(a.removed(), "cookie") || a.upstream()["cookie"] != "" {
+		t.Errorf("%s %v %v", a.reason, a.upstream(), a.removed())
+	}
+}
+
+func TestTheRuleForAmbiguousPaths(t *testing.T) {
+	h := newHouse(t, session.Consumer, func(c *check.Config) {
+		rules, err := policy.Compile(policy.Config{
+			Rules: []policy.Rule{
+				{Name: "public", Match: prefix("/public"), Session: policy.None},
+				{Name: "odd", Match: policy.Match{ByName: true}, Project: project, MaxTokenAge: session.NoMaxAge, RedirectToLogIn: true},
+			},
+			Default: policy.Rule{Name: "default", Project: project, MaxTokenAge: session.NoMaxAge}, AmbiguousPathRule: "odd",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Rules, c.LogIn = rules, check.LogIn{URL: "/login", ReturnParameter: "return_to"}
+	})
+	login := h.logIn(sessionapitest.LogIn{})
+	for _, path := range []string{"/public//x", "/public/../x", "/a%2fb", "//evil.example"} {
+		if a := h.check(path, "authorization", "Bearer "+login.JWT); a.reason != "verified" || a.metadata("rule") != "odd" {
+			t.Errorf("%s: %s by %s", path, a.reason, a.metadata("rule"))
+		}
+		a := h.check(path, "sec-fetch-mode", "navigate")
+		if a.status() != 302 || a.client()["location"] != "/login?return_to=%2F" {
+			t.Errorf("%s: %d to %s", path, a.status(), a.client()["location"])
+		}
+	}
+}
+
+func TestARuleThatRefusesEverybody(t *testing.T) {
+	h := newHouse(t, session.Consumer, withRules(t, policy.Rule{Name: "closed", Match: prefix("/closed"), Session: policy.Refused}))
+	login := h.logIn(sessionapitest.LogIn{})
+	for _, headers := range [][]string{nil, {"authorization", "Bearer " + login.JWT}, {"authorization", "a,b"}} {
+		a := h.check("/closed/x", headers...)
+		if a.status() != 403 || a.reason != "refused" || a.body()["reason"] != "forbidden" {
+			t.Errorf("%v: %d %s %v", headers, a.status(), a.reason, a.body())
+		}
+	}
+	if h.apiCalls() != 0 {
+		t.Error("the session API was asked")
+	}
 }

@@ -4,7 +4,8 @@
 // but too old for the rule (or the credential is opaque) an exchange at the session API. authorize is the one place
 // that says yes or no; the packages below it return errors, which are mapped once to a closed set of Reasons. Whatever
 // goes wrong, a panic included, ends as a denial inside an OK RPC: a gRPC error is not a verdict, and an Envoy with
-// failure_mode_allow would let the request in.
+// failure_mode_allow would let the request in. Two things soften a denial, each because a rule says so: shadow, which lets the
+// request pass as nobody, and on_unavailable: envoy, which leaves an outage of the session API to that flag.
 package check
 
 import (
@@ -108,7 +109,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	shadowRules := 0
 	for _, rule := range cfg.Rules.All() {
-		if _, ok := cfg.Projects[rule.Project]; !ok && rule.Session != policy.None {
+		looks := rule.Session == policy.Required || rule.Session == policy.Optional
+		if _, ok := cfg.Projects[rule.Project]; !ok && looks {
 			return nil, fmt.Errorf("check: rule %s names project %q, which there is not", rule.Name, rule.Project)
 		}
 		if rule.RedirectToLogIn && cfg.LogIn.URL == "" {
@@ -175,9 +177,10 @@ func (s *Server) observes(d *decision) bool {
 	return !d.reason.Allowed() && canShadow(d.reason) && (s.shadow || d.rule != nil && d.rule.Shadow)
 }
 
-// canShadow says of a denial whether a shadow lets it pass: not if no rule can be trusted to be the request's, nor a fault of
-// ours.
-func canShadow(r Reason) bool { return !r.Allowed() && r != AmbiguousPath && r != Internal }
+// canShadow says of a denial whether a shadow lets it pass: not of a request that can be read in two ways, nor of a fault of ours.
+func canShadow(r Reason) bool {
+	return !r.Allowed() && r != AmbiguousPath && r != AmbiguousMethod && r != Internal
+}
 
 // The answer leaves this long before the caller's deadline, which is the time-out of Envoy's filter: a time-out there
 // counts as an error, and with failure_mode_allow an error lets the request in. Envoy's clock runs from before the Check was

@@ -330,6 +330,7 @@ func TestBothEncodingsOfHeadersAreRead(t *testing.T) {
 		{"two cookie lines", raw("cookie", "theme=dark", "cookie", "stytch_session_jwt="+login.JWT), "verified"},
 		{"two cookie lines that differ", raw("cookie", "stytch_session_jwt="+other.JWT, "cookie", "stytch_session_jwt="+login.JWT), "ambiguous_credential"},
 		{"two authorization lines", raw("authorization", "Bearer "+login.JWT, "authorization", "Bearer "+login.JWT), "ambiguous_credential"},
+		{"an empty line before it, as in a map", raw("authorization", "", "authorization", "Bearer "+login.JWT), "ambiguous_credential"},
 		{"a line that is not UTF-8", raw("authorization", "Bearer \xff"), "malformed"},
 		{"no line", raw(), "no_credential"},
 	} {

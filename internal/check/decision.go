@@ -57,10 +57,14 @@ const (
 	AmbiguousCredential
 	// AmbiguousPath: two servers could read the path differently.
 	AmbiguousPath
+	// AmbiguousMethod: the method has lower-case letters.
+	AmbiguousMethod
 	// StepUp: the session needs further authentication factors.
 	StepUp
 	// Forbidden: the session lacks what the rule requires, or the session API says that it may not.
 	Forbidden
+	// Refused: the rule lets nobody pass.
+	Refused
 	// CrossSite: a page of another site sent the request, with the user's cookie.
 	CrossSite
 	// UnknownRule: Envoy's route names a rule that there is not. An alarm.
@@ -106,8 +110,10 @@ var reasons = [...]struct {
 	ExchangeMismatch:       {"exchange_mismatch", http.StatusUnauthorized, "invalid_credential"},
 	AmbiguousCredential:    {"ambiguous_credential", http.StatusBadRequest, "ambiguous_credential"},
 	AmbiguousPath:          {"ambiguous_path", http.StatusBadRequest, "ambiguous_path"},
+	AmbiguousMethod:        {"ambiguous_method", http.StatusBadRequest, "ambiguous_method"},
 	StepUp:                 {"step_up", http.StatusUnauthorized, "step_up"},
 	Forbidden:              {"forbidden", http.StatusForbidden, "forbidden"},
+	Refused:                {"refused", http.StatusForbidden, "forbidden"},
 	CrossSite:              {"cross_site", http.StatusForbidden, "cross_site"},
 	UnknownRule:            {"unknown_rule", http.StatusServiceUnavailable, "unavailable"},
 	KeysUnavailable:        {"keys_unavailable", http.StatusServiceUnavailable, "unavailable"},
@@ -147,21 +153,32 @@ type decision struct {
 	session *session.Session
 	// refreshed is the new JWT of an exchange, for the client and the upstream.
 	refreshed string
-	// shadowed says that the request passes though it would have been denied.
-	shadowed bool
+	// shadowed says that the request passes though it would have been denied, leftToEnvoy that Envoy's failure_mode_allow
+	// decides.
+	shadowed, leftToEnvoy bool
 	// detail is for the log; it never holds a credential.
 	detail error
 }
 
-// verdict is "allow", "deny" or "would_deny".
+// verdict is "allow", "deny", "would_deny" or "left_to_envoy".
 func (d *decision) verdict() string {
 	switch {
 	case d.reason.Allowed():
 		return "allow"
 	case d.shadowed:
 		return "would_deny"
+	case d.leftToEnvoy:
+		return "left_to_envoy"
 	}
 	return "deny"
+}
+
+// ruleName is the rule's, "" if none was found.
+func (d *decision) ruleName() string {
+	if d.rule == nil {
+		return ""
+	}
+	return d.rule.Name
 }
 
 // unmet names the requirement that the session does not meet, "" for none.
@@ -193,6 +210,7 @@ var errorReasons = []struct {
 	reason Reason
 }{
 	{policy.ErrAmbiguousPath, AmbiguousPath},
+	{policy.ErrAmbiguousMethod, AmbiguousMethod},
 	{policy.ErrUnknownRule, UnknownRule},
 	{session.ErrAmbiguous, AmbiguousCredential},
 	{session.ErrMalformed, Malformed},

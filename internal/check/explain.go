@@ -13,7 +13,7 @@ import (
 
 // Explanation is how a Check came to its answer, for people. Credential prints redacted; Response may hold a new JWT.
 type Explanation struct {
-	// Verdict is "allow", "deny" or "would_deny".
+	// Verdict is "allow", "deny", "would_deny" or "left_to_envoy".
 	Verdict string
 	Reason  Reason
 	// Detail is what the log says of a denial; nil for nothing.

@@ -1,13 +1,16 @@
 package check_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/revocation"
 	"authz-sidecar/internal/session"
+	"authz-sidecar/internal/sessionapi"
 	"authz-sidecar/internal/sessionapi/sessionapitest"
 )
 
@@ -200,5 +203,90 @@ func TestAnExchangeMayExtendTheSession(t *testing.T) {
 	}
 	if got := time.Until(expires("/extend")); got < 119*time.Minute || got > 121*time.Minute {
 		t.Errorf("extended by %v: a kept exchange without extension was reused", got)
+	}
+}
+
+// TestNoUnprovedJWTReachesTheUpstream has an upstream that looks at either credential see none but the one that the decision rests on.
+func TestNoUnprovedJWTReachesTheUpstream(t *testing.T) {
+	h := newHouse(t, session.Consumer, nil)
+	login := h.logIn(sessionapitest.LogIn{})
+	own := login.JWT
+	older := h.mint(login, time.Minute)
+	claims, err := h.emulator.Claims(login.SessionID, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims["sub"] = "user-test-victim"
+	forged, err := h.emulator.Sign(map[string]any{"alg": "RS256", "typ": "JWT", "kid": "jwk-test-nobody"}, claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	junk := "; stytch_session=" + strings.Repeat("x", 20)
+	for _, c := range []struct{ name, authorization, cookie, wantAuthorization, wantCookie string }{
+		{"one under an unknown key in the header", forged, own + junk, "Bearer " + own, ""},
+		{"one under an unknown key in the cookie", own, forged + junk, "", strings.TrimPrefix(junk, "; ") + "; stytch_session_jwt=" + own},
+		{"an older one in the header", older, own, "Bearer " + own, ""},
+		{"an older one in the cookie", own, older, "", "stytch_session_jwt=" + own},
+		{"twice the same", own, own, "", ""},
+	} {
+		a := h.check("/", "authorization", "Bearer "+c.authorization, "cookie", "stytch_session_jwt="+c.cookie)
+		if a.reason != "verified" || a.upstream()["authorization"] != c.wantAuthorization || a.upstream()["cookie"] != c.wantCookie {
+			t.Errorf("%s: %s, authorization %q, cookie %q", c.name, a.reason, a.upstream()["authorization"], a.upstream()["cookie"])
+		}
+		if len(a.client()) != 0 {
+			t.Errorf("%s: the client gets %v", c.name, a.client())
+		}
+	}
+}
+
+func TestAKeptExchangeOfASessionThatHasEndedIsNotUsed(t *testing.T) {
+	h := newHouse(t, session.Consumer, withRules(t, policy.Rule{Name: "hybrid", Match: prefix("/"), MaxTokenAge: session.NoMaxAge, TokenReuse: time.Minute}))
+	login := h.logIn(sessionapitest.LogIn{})
+	if a := h.check("/", "cookie", "stytch_session="+login.Token); a.reason != "exchanged" {
+		t.Fatal(a.reason)
+	}
+	h.ended.Deny(revocation.Session{ProjectID: project, ID: login.SessionID}, time.Now())
+	if a := h.check("/", "cookie", "stytch_session="+login.Token); a.status() != 401 || a.reason != "revoked" || a.client()["set-cookie"] != "" {
+		t.Errorf("%d %s %v", a.status(), a.reason, a.client())
+	}
+}
+
+func TestNothingIsRefreshedAheadWhereTheRuleDoesNotSaySo(t *testing.T) {
+	h := newHouseOf(t, session.Consumer, withRules(t,
+		policy.Rule{Name: "deny", Match: prefix("/deny"), MaxTokenAge: session.NoMaxAge, DenyExpired: true},
+		policy.Rule{Name: "ahead", Match: prefix("/ahead"), MaxTokenAge: session.NoMaxAge, RefreshAhead: time.Minute},
+		policy.Rule{Name: "off", Match: prefix("/"), MaxTokenAge: session.NoMaxAge},
+	), func(c *session.Config, _ *sessionapi.Config) { c.ExpiryLeeway = time.Minute })
+	login := h.logIn(sessionapitest.LogIn{})
+	soon, leeway := h.mint(login, 290*time.Second), h.mint(login, 320*time.Second)
+	for name, headers := range map[string][]string{
+		"within the leeway":             {"/", "cookie", "stytch_session_jwt=" + leeway},
+		"within the leeway, deny":       {"/deny", "cookie", "stytch_session_jwt=" + leeway},
+		"a client that is told nothing": {"/ahead", "authorization", "Bearer " + soon},
+	} {
+		for range 3 {
+			if a := h.check(headers[0], headers[1:]...); a.reason != "verified" || len(a.client()) != 0 {
+				t.Errorf("%s: %s %v", name, a.reason, a.client())
+			}
+			h.client.Wait()
+		}
+	}
+	if h.apiCalls() != 0 {
+		t.Errorf("%d calls", h.apiCalls())
+	}
+}
+
+// TestRefreshAheadIsOneCallWhateverStandsBesideTheJWT has a client bring another made-up token each time.
+func TestRefreshAheadIsOneCallWhateverStandsBesideTheJWT(t *testing.T) {
+	h := newHouse(t, session.Consumer, withRules(t, policy.Rule{Name: "ahead", Match: prefix("/"), MaxTokenAge: session.NoMaxAge, RefreshAhead: time.Minute}))
+	soon := h.mint(h.logIn(sessionapitest.LogIn{}), 290*time.Second)
+	for i := range 50 {
+		if a := h.check("/", "cookie", fmt.Sprintf("stytch_session_jwt=%s; stytch_session=%040d", soon, i)); a.reason != "verified" {
+			t.Fatal(a.reason)
+		}
+	}
+	h.client.Wait()
+	if h.apiCalls() != 1 {
+		t.Errorf("%d calls", h.apiCalls())
 	}
 }

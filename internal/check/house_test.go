@@ -39,12 +39,19 @@ type house struct {
 	emulator *sessionapitest.Server
 	server   *check.Server
 	ended    *revocation.Denylist
+	client   *sessionapi.Client
 	log      *safeBuffer
 	metrics  *prometheus.Registry
 }
 
 // newHouse builds one; edit may change the configuration.
 func newHouse(t testing.TB, product session.Product, edit func(*check.Config)) *house {
+	t.Helper()
+	return newHouseOf(t, product, edit, nil)
+}
+
+// newHouseOf may also change its parts.
+func newHouseOf(t testing.TB, product session.Product, edit func(*check.Config), parts func(*session.Config, *sessionapi.Config)) *house {
 	t.Helper()
 	h := &house{t: t, log: new(safeBuffer), metrics: prometheus.NewRegistry()}
 	var err error
@@ -66,19 +73,29 @@ func newHouse(t testing.TB, product session.Product, edit func(*check.Config)) *
 			t.Fatal("no key set")
 		}
 	}
-	verifier, err := session.NewVerifier(session.Config{
+	verifierConfig := session.Config{
 		ProjectID: project, Product: product, Issuers: []string{"stytch.com/" + project}, Keys: keys, IssueLeeway: 5 * time.Second,
-	})
+	}
+	clientConfig := sessionapi.Config{
+		Product: product, ProjectID: project, Secret: sessionapitest.DefaultSecret, BaseURL: api.URL,
+		Timeout: 2 * time.Second, MaxCalls: 256, KeptExchanges: 100,
+		OnEnded: func(s *session.Session, certain bool) {
+			if id := (revocation.Session{ProjectID: s.ProjectID, ID: s.ID}); certain {
+				h.ended.Deny(id, time.Now())
+			} else {
+				h.ended.Doubt(id, time.Now())
+			}
+		},
+	}
+	if parts != nil {
+		parts(&verifierConfig, &clientConfig)
+	}
+	verifier, err := session.NewVerifier(verifierConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := sessionapi.New(sessionapi.Config{
-		Product: product, ProjectID: project, Secret: sessionapitest.DefaultSecret, BaseURL: api.URL,
-		Verify: verifier.Verify, Timeout: 2 * time.Second, MaxCalls: 256, KeptExchanges: 100,
-		OnEnded: func(s *session.Session) {
-			h.ended.Deny(revocation.Session{ProjectID: s.ProjectID, ID: s.ID}, time.Now())
-		},
-	})
+	clientConfig.Verify = verifier.Verify
+	client, err := sessionapi.New(clientConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,6 +104,7 @@ func newHouse(t testing.TB, product session.Product, edit func(*check.Config)) *
 		t.Fatal(err)
 	}
 	h.ended = denylist
+	h.client = client
 	cfg := check.Config{
 		Rules: compile(t,
 			policy.Rule{Name: "public", Match: prefix("/public"), Session: policy.None},
@@ -125,7 +143,9 @@ func newHouse(t testing.TB, product session.Product, edit func(*check.Config)) *
 func compile(t testing.TB, rules ...policy.Rule) *policy.Set {
 	t.Helper()
 	for i := range rules {
-		rules[i].Project = project
+		if rules[i].Session == policy.Required || rules[i].Session == policy.Optional {
+			rules[i].Project = project
+		}
 	}
 	set, err := policy.Compile(policy.Config{Rules: rules, Default: policy.Rule{Name: "default", Project: project, MaxTokenAge: session.NoMaxAge}})
 	if err != nil {

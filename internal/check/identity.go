@@ -105,24 +105,16 @@ func claimValue(name string, inJSON bool) identityValue {
 		}
 		list, isList := value.([]any)
 		if !isList {
-			return scalar(value)
+			return session.ClaimText(value)
 		}
 		texts := make([]string, len(list))
 		for i, item := range list {
-			if texts[i], ok = scalar(item); !ok {
+			if texts[i], ok = session.ClaimText(item); !ok {
 				return "", false
 			}
 		}
 		return commaList(texts)
 	}
-}
-
-func scalar(value any) (string, bool) {
-	switch value.(type) {
-	case string, bool, int64, float64:
-		return fmt.Sprint(value), true
-	}
-	return "", false
 }
 
 // commaList joins texts. An upstream would read one with a comma as two, and one that is empty as none or one.

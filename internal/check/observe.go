@@ -15,8 +15,10 @@ import (
 // observer writes one log line and counts one decision for each Check.
 type observer struct {
 	logger *slog.Logger
-	// decisions are those that stood, observed those that a shadow let pass.
+	// decisions are those that stood, observed those that a shadow let pass, left those that Envoy decides.
 	decisions, observed [lastReason + 1]prometheus.Counter
+	left                prometheus.Counter
+	wouldDeny           *prometheus.CounterVec
 	setAside            prometheus.Counter
 	seconds             prometheus.Histogram
 	panics              prometheus.Counter
@@ -28,7 +30,7 @@ func newObserver(logger *slog.Logger, registerer prometheus.Registerer, shadowRu
 	auto := promauto.With(registerer)
 	decisions := auto.NewCounterVec(prometheus.CounterOpts{
 		Name: "authz_decisions_total",
-		Help: "Checks answered, by verdict (allow, deny, would_deny where a rule only observes) and reason.",
+		Help: "Checks answered, by verdict (allow, deny, would_deny where a rule only observes, left_to_envoy) and reason.",
 	}, []string{"verdict", "reason"})
 	o := &observer{
 		logger: logger,
@@ -47,6 +49,12 @@ func newObserver(logger *slog.Logger, registerer prometheus.Registerer, shadowRu
 			Help: "Checks that ended in a panic, each answered with a denial.",
 		}),
 	}
+	left := decision{reason: APIUnavailable, leftToEnvoy: true}
+	o.left = decisions.WithLabelValues(left.verdict(), left.reason.String())
+	o.wouldDeny = auto.NewCounterVec(prometheus.CounterOpts{
+		Name: "authz_would_deny_total",
+		Help: "Checks that passed because a rule only observes, by rule and reason.",
+	}, []string{"rule", "reason"})
 	auto.NewGauge(prometheus.GaugeOpts{
 		Name: "authz_shadow_rules",
 		Help: "Rules that only observe, the default one included.",
@@ -68,9 +76,13 @@ const maxLogged = 256
 // are warnings; an outage is announced by the package that sees it, once.
 func (o *observer) decided(ctx context.Context, req *request, d *decision, took time.Duration) {
 	reason := d.reason.known()
-	if d.shadowed {
+	switch {
+	case d.shadowed:
 		o.observed[reason].Inc()
-	} else {
+		o.wouldDeny.WithLabelValues(d.ruleName(), reason.String()).Inc()
+	case d.leftToEnvoy:
+		o.left.Inc()
+	default:
 		o.decisions[reason].Inc()
 	}
 	if d.proved.setAside {

@@ -55,7 +55,7 @@ func read(in *authv3.CheckRequest, tokenHeader string) request {
 func HeadersRead(names session.Names, rules *policy.Set) (headers []string, all bool) {
 	headers, all = rules.Headers()
 	headers = append(slices.Clone(headers), "accept", "access-control-request-method", "authorization", "content-type", "cookie",
-		"origin", "sec-fetch-mode", "sec-fetch-site", "x-request-id")
+		"origin", "sec-fetch-mode", "sec-fetch-site", "upgrade", "x-request-id")
 	if names.TokenHeader != "" {
 		headers = append(headers, names.TokenHeader)
 	}
@@ -67,13 +67,17 @@ func HeadersRead(names session.Names, rules *policy.Set) (headers []string, all 
 func (r *request) header(name string) (value string, ok bool) { return r.joined(name, ",") }
 
 // joined reads both ways in which Envoy sends headers: a map (names in lower case, lines joined by commas) or, with
-// encode_raw_headers, one entry a line. Should a peer fill both, their values are joined, which makes a contradiction
-// ambiguous rather than a matter of precedence.
+// encode_raw_headers, one entry a line, which are joined here alike, empty ones too. Should a peer fill both, their values are
+// joined, which makes a contradiction ambiguous rather than a matter of precedence.
 func (r *request) joined(name, separator string) (value string, ok bool) {
 	value, ok = r.headers[name]
 	for _, line := range r.lines {
-		if line.GetKey() == name {
-			value, ok = join(value, lineValue(line), separator), true
+		switch {
+		case line.GetKey() != name:
+		case ok:
+			value += separator + lineValue(line)
+		default:
+			value, ok = lineValue(line), true
 		}
 	}
 	return value, ok
@@ -84,16 +88,6 @@ func lineValue(line *corev3.HeaderValue) string {
 		return string(raw)
 	}
 	return line.GetValue()
-}
-
-func join(a, b, separator string) string {
-	switch {
-	case a == "":
-		return b
-	case b == "":
-		return a
-	}
-	return a + separator + b
 }
 
 // forRules is what rules are matched by.
@@ -113,6 +107,12 @@ func (r *request) isGRPC() bool {
 // isSafe says whether the method changes nothing (RFC 9110, section 9.2.1).
 func (r *request) isSafe() bool {
 	return r.method == "GET" || r.method == "HEAD" || r.method == "OPTIONS"
+}
+
+// upgrades says whether the request asks for another protocol, a WebSocket most likely: a GET, and yet not safe.
+func (r *request) upgrades() bool {
+	_, ok := r.header("upgrade")
+	return ok
 }
 
 // pathOnly is the path without the query, which may hold what belongs in no log.

@@ -147,6 +147,15 @@ func TestAPermissionAskedOfTheAPI(t *testing.T) {
 	if a := calls(2, h.check("/read", "cookie", "stytch_session="+viewer.Token)); a.reason != "exchanged" {
 		t.Errorf("a token, whose organization must be learnt first: %s", a.reason)
 	}
+	stranger := h.logIn(sessionapitest.LogIn{Roles: []string{"editor"}})
+	a := calls(1, h.check("/write", "cookie", "stytch_session_jwt="+viewer.JWT+"; stytch_session="+stranger.Token))
+	if a.status() != 400 || a.reason != "ambiguous_credential" {
+		t.Errorf("a token of another session, which may: %d %s", a.status(), a.reason)
+	}
+	a = calls(2, h.check("/write", "cookie", "stytch_session="+viewer.Token))
+	if a.status() != 403 || a.client()["set-cookie"] == "" {
+		t.Errorf("what was learnt of a token before the permission was refused: %d %v", a.status(), a.client())
+	}
 	if err := h.emulator.SetFault("authenticate", sessionapitest.Fault{Refuse: true}); err != nil {
 		t.Fatal(err)
 	}

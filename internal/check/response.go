@@ -94,8 +94,8 @@ func (a *answers) allowed(req *request, d *decision) *authv3.CheckResponse {
 	switch {
 	case a.removesCredential(d):
 		a.removeCredentials(ok, req, d)
-	case d.refreshed != "":
-		ok.Headers = append(ok.Headers, a.refreshedUpstream(req, d)...)
+	case d.session != nil && !d.shadowed:
+		ok.Headers = append(ok.Headers, a.jwtUpstream(req, d)...)
 	}
 	if ok.ResponseHeadersToAdd = a.handBack(d); ok.ResponseHeadersToAdd != nil {
 		ok.ResponseHeadersToAdd = append(ok.ResponseHeadersToAdd, notForCaches...)
@@ -139,14 +139,19 @@ var notForCaches = []*corev3.HeaderValueOption{
 	headerOption("surrogate-control", "no-store", corev3.HeaderValueOption_OVERWRITE_IF_EXISTS),
 }
 
-// refreshedUpstream puts the new JWT in place of the old for the upstream, which may verify it again.
-func (a *answers) refreshedUpstream(req *request, d *decision) []*corev3.HeaderValueOption {
-	var headers []*corev3.HeaderValueOption
-	if d.credential.HeaderJWT != "" {
-		headers = append(headers, overwrite("authorization", "Bearer "+d.refreshed))
+// jwtUpstream puts the JWT that the decision rests on in the place of every other one: the old one of an exchange, the older of
+// two, and one that was set aside, which nobody has proved. An upstream may look at any of them.
+func (a *answers) jwtUpstream(req *request, d *decision) []*corev3.HeaderValueOption {
+	jwt := d.refreshed
+	if jwt == "" {
+		jwt = d.proved.jwt
 	}
-	if cameByCookie(d.credential) {
-		headers = append(headers, overwrite("cookie", replaceCookie(req.cookie, a.names.JWTCookie, d.refreshed)))
+	var headers []*corev3.HeaderValueOption
+	if c := d.credential; c.HeaderJWT != "" && c.HeaderJWT != jwt {
+		headers = append(headers, overwrite("authorization", "Bearer "+jwt))
+	}
+	if c := d.credential; c.CookieJWT != "" && c.CookieJWT != jwt || d.refreshed != "" && cameByCookie(c) {
+		headers = append(headers, overwrite("cookie", replaceCookie(req.cookie, a.names.JWTCookie, jwt)))
 	}
 	return headers
 }
@@ -221,7 +226,7 @@ func withoutCookies(header string, names ...string) string {
 	return strings.ToValidUTF8(strings.Trim(kept.String(), ";, \t"), "!")
 }
 
-// denied is the one maker of denials.
+// denied is the one maker of denials, and of the one answer that is none because a rule leaves the choice to Envoy.
 func (a *answers) denied(req *request, d *decision) *authv3.CheckResponse {
 	why := reasons[d.reason.known()]
 	code := why.status
@@ -255,7 +260,7 @@ func (a *answers) denied(req *request, d *decision) *authv3.CheckResponse {
 		HttpResponse:    &authv3.CheckResponse_DeniedResponse{DeniedResponse: denial},
 		DynamicMetadata: metadata(d),
 	}
-	if d.reason == APIUnavailable && d.rule.LeaveToEnvoy {
+	if d.leftToEnvoy {
 		response.HttpResponse = &authv3.CheckResponse_ErrorResponse{ErrorResponse: denial}
 	}
 	return response
@@ -277,6 +282,7 @@ var messages = map[string]string{
 	"expired":              "The session JWT is too old. Refresh it and try again.",
 	"ambiguous_credential": "The request carries session credentials that contradict each other. Send one.",
 	"ambiguous_path":       "The path can be read in more than one way.",
+	"ambiguous_method":     "The method is not in capitals.",
 	"step_up":              "The session needs further authentication for this.",
 	"forbidden":            "The session does not allow this.",
 	"cross_site":           "Another site's page may not send this request.",

@@ -64,6 +64,9 @@ func TestShadowLetsPassAndSaysWhatItWouldHaveDone(t *testing.T) {
 			if n := h.metric("authz_decisions_total", "verdict", "would_deny", "reason", "no_credential"); n != 1 {
 				t.Errorf("%v were counted", n)
 			}
+			if n := h.metric("authz_would_deny_total", "rule", "app", "reason", "no_credential"); n != 1 {
+				t.Errorf("%v were counted by rule", n)
+			}
 		})
 	}
 	h := newHouse(t, session.Consumer, func(c *check.Config) { c.Rules = rules(true) })

@@ -70,6 +70,8 @@ func TestASyntaxErrorNamesItsLine(t *testing.T) {
 		"\n- a\n- b\nc: 1\n- d\n":     "f:4: not valid YAML: a line that is not part of the list above it, in the block that begins on line 2: ",
 		"x: 1\n---\n- a\n- b\nc: 1\n": "f:5: ",
 		"a: 1\nb: *c\n":               "f:2: ",
+		"a: 1\nb: [*.c]\nd: 1\n":      "f:2: ",
+		"a: 1\nb:\n- *.c\n":           "f:3: ",
 		"a: 1\nb: \x01\n":             "f: ",   // where, the reader does not say
 		"projects: []\n---\nb: [\n":   "f:4: ", // where the file ends
 		"projects: []\n---\nb: [1]\n": "f:2: ",

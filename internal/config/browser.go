@@ -86,7 +86,11 @@ func (c *compiler) logInIsOpen(rules *policy.Set, logIn check.LogIn) {
 			if host != "" {
 				page += " at " + showName(host)
 			}
-			c.report(logInField, "the rule "+showName(found.Rule.Name)+" is for "+page+", and would send browsers in circles",
+			does := "would send browsers in circles"
+			if found.Rule.Session == policy.Refused {
+				does = "refuses every request"
+			}
+			c.report(logInField, "the rule "+showName(found.Rule.Name)+" is for "+page+", and "+does,
 				"put a rule for the page before it, with session: none")
 			return
 		}

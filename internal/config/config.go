@@ -36,19 +36,12 @@ import (
 // all public authorities) stay under it.
 const maxFileSize = 1 << 20
 
-// Config is what a configuration file says. Fields without a comment are those of check.Config.
+// Config is what a configuration file says.
 type Config struct {
-	Listen             Listen
-	Projects           []Project
-	Rules              policy.Config
-	Credentials        session.Names
-	JWTCookie          check.CookieAttributes
-	RefreshedJWTHeader string
-	RemoveCredential   bool
-	IdentityHeaders    []check.IdentityHeader
-	LogIn              check.LogIn
-	TrustedOrigins     []string
-	Shadow             bool
+	Listen   Listen
+	Projects []Project
+	// Gate is what checks are answered by. What runs (Projects, Ended, Now, Logger and Registerer) is left for the caller to set.
+	Gate check.Config
 	// Retention is how long after its last exchange a JWT may still pass: the longest lifetime, leeways and grace together.
 	Retention time.Duration
 }
@@ -127,24 +120,28 @@ type compiler struct {
 
 func (c *compiler) config(m *configv1.Config) *Config {
 	config := &Config{
-		Listen:             c.listen(m.GetListen()),
-		Projects:           c.projects(m),
-		Credentials:        c.credentials(m.GetCredentials()),
-		JWTCookie:          c.jwtCookie(m.GetCredentials()),
-		RefreshedJWTHeader: m.GetCredentials().GetRefreshedJwtHeader(),
-		RemoveCredential:   m.GetCredentials().GetRemoveUpstream(),
-		IdentityHeaders:    c.identityHeaders(m),
-		LogIn:              c.logIn(m.GetLogIn()),
-		TrustedOrigins:     c.trustedOrigins(m),
-		Shadow:             m.GetShadow(),
+		Listen:   c.listen(m.GetListen()),
+		Projects: c.projects(m),
+		Gate: check.Config{
+			Credentials:        c.credentials(m.GetCredentials()),
+			JWTCookie:          c.jwtCookie(m.GetCredentials()),
+			RefreshedJWTHeader: m.GetCredentials().GetRefreshedJwtHeader(),
+			RemoveCredential:   m.GetCredentials().GetRemoveUpstream(),
+			IdentityHeaders:    c.identityHeaders(m),
+			LogIn:              c.logIn(m.GetLogIn()),
+			TrustedOrigins:     c.trustedOrigins(m),
+			Shadow:             m.GetShadow(),
+		},
+		Retention: retention(m),
 	}
-	config.Rules = c.rules(m, config.Projects)
-	config.Retention = retention(m)
-	rules, err := policy.Compile(config.Rules)
+	rules := c.rules(m, config.Projects)
+	var err error
+	config.Gate.Rules, err = policy.Compile(rules)
 	c.ruleErrors(err)
-	c.reachable(config.Rules.Rules)
+	c.reachable(rules.Rules)
+	c.readNoIdentity(rules, config.Gate.IdentityHeaders)
 	if len(c.findings) == 0 {
-		c.logInIsOpen(rules, config.LogIn)
+		c.logInIsOpen(config.Gate.Rules, config.Gate.LogIn)
 	}
 	return config
 }

@@ -109,19 +109,21 @@ func TestTheSmallestConfigHasEveryDefault(t *testing.T) {
 				Timeout: 2 * time.Second, MaxCalls: 256, KeptExchanges: 10000,
 			},
 		}},
-		Rules: policy.Config{
-			Default: policy.Rule{Name: "default", Session: policy.Required, MaxTokenAge: session.NoMaxAge, Project: smallestID},
+		Gate: check.Config{
+			Rules: compile(t, policy.Config{
+				Default: policy.Rule{Name: "default", Session: policy.Required, MaxTokenAge: session.NoMaxAge, Project: smallestID},
+			}),
+			Credentials: session.Names{JWTCookie: "stytch_session_jwt", TokenCookie: "stytch_session"},
+			JWTCookie:   check.CookieAttributes{Path: "/", SameSite: "Lax", Secure: true},
+			IdentityHeaders: []check.IdentityHeader{
+				{Name: "x-auth-subject", Value: "subject"},
+				{Name: "x-auth-session-id", Value: "session_id"},
+				{Name: "x-auth-organization-id", Value: "organization_id"},
+				{Name: "x-auth-organization-slug", Value: "organization_slug"},
+				{Name: "x-auth-roles", Value: "roles"},
+			},
+			LogIn: check.LogIn{ReturnParameter: "return_to"},
 		},
-		Credentials: session.Names{JWTCookie: "stytch_session_jwt", TokenCookie: "stytch_session"},
-		JWTCookie:   check.CookieAttributes{Path: "/", SameSite: "Lax", Secure: true},
-		IdentityHeaders: []check.IdentityHeader{
-			{Name: "x-auth-subject", Value: "subject"},
-			{Name: "x-auth-session-id", Value: "session_id"},
-			{Name: "x-auth-organization-id", Value: "organization_id"},
-			{Name: "x-auth-organization-slug", Value: "organization_slug"},
-			{Name: "x-auth-roles", Value: "roles"},
-		},
-		LogIn:     check.LogIn{ReturnParameter: "return_to"},
 		Retention: time.Hour + 5*time.Second,
 	}
 	assertEqual(t, c, want)
@@ -154,31 +156,43 @@ func TestEveryFieldReachesTheConfig(t *testing.T) {
 				Timeout: 1500 * time.Millisecond, MaxCalls: 10,
 			},
 		}},
-		Rules: policy.Config{
-			Rules: []policy.Rule{
-				{
-					Name: "sign-in", Match: policy.Match{PathPrefix: "/%73ign-in", Methods: []string{"GET", "POST"}},
-					Session: policy.Optional, MaxTokenAge: 90 * time.Minute, Project: "shop",
+		Gate: check.Config{
+			Rules: compile(t, policy.Config{
+				Rules: []policy.Rule{
+					{
+						Name: "sign-in", Match: policy.Match{PathPrefix: "/%73ign-in", Methods: []string{"GET", "POST"}},
+						Session: policy.Optional, MaxTokenAge: 90 * time.Minute, Project: "shop",
+					},
+					{Name: "money", Match: policy.Match{PathPrefix: "/money/"}, Session: policy.Required, Project: "shop"},
 				},
-				{Name: "money", Match: policy.Match{PathPrefix: "/money/"}, Session: policy.Required, Project: "shop"},
+				Default: policy.Rule{Name: "rest", Session: policy.None, MaxTokenAge: session.NoMaxAge},
+			}),
+			Credentials: session.Names{JWTCookie: "jwt", TokenCookie: "token", TokenHeader: "x-session-token"},
+			JWTCookie:   check.CookieAttributes{Domain: ".example.com", Path: "/app", SameSite: "None", Secure: true, HTTPOnly: true},
+			IdentityHeaders: []check.IdentityHeader{
+				{Name: "x-user", Value: "subject"},
+				{Name: "x-project", Value: "project"},
 			},
-			Default: policy.Rule{Name: "rest", Session: policy.None, MaxTokenAge: session.NoMaxAge},
+			LogIn: check.LogIn{ReturnParameter: "return_to"},
 		},
-		Credentials: session.Names{JWTCookie: "jwt", TokenCookie: "token", TokenHeader: "x-session-token"},
-		JWTCookie:   check.CookieAttributes{Domain: ".example.com", Path: "/app", SameSite: "None", Secure: true, HTTPOnly: true},
-		IdentityHeaders: []check.IdentityHeader{
-			{Name: "x-user", Value: "subject"},
-			{Name: "x-project", Value: "project"},
-		},
-		LogIn:     check.LogIn{ReturnParameter: "return_to"},
 		Retention: 10*time.Minute + time.Second,
 	})
+}
+
+func compile(t *testing.T, cfg policy.Config) *policy.Set {
+	t.Helper()
+	set, err := policy.Compile(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
 }
 
 func TestTwoProjectsShareNothing(t *testing.T) {
 	t.Setenv("AUTHZ_TEST_SECRET", envSecret)
 	c := mustLoad(t, folder(t), testdata(t, "good/two-projects.yaml"))
 	shop, office := c.Projects[0], c.Projects[1]
+	rules := c.Gate.Rules.All()
 	const officeID = "project-live-7a1d1a52-3f0b-4a5e-9f43-0d4f3b1c2e11"
 	for _, row := range []struct{ what, got, want string }{
 		{"test project's API", shop.API.BaseURL, "https://test.stytch.com"},
@@ -188,10 +202,10 @@ func TestTwoProjectsShareNothing(t *testing.T) {
 		{"custom domain's issuers", strings.Join(office.Verifier.Issuers, " "),
 			"stytch.com/" + officeID + " https://api.stytch.com https://login.example.com"},
 		{"second project's secret", office.API.Secret.Reveal(), envSecret},
-		{"open rule's project", c.Rules.Rules[0].Project, ""},
-		{"office rule's project", c.Rules.Rules[1].Project, "office"},
-		{"unnamed rule's name", c.Rules.Rules[0].Name, "rules[0]"},
-		{"default rule's project", c.Rules.Default.Project, "shop"},
+		{"open rule's project", rules[0].Project, ""},
+		{"office rule's project", rules[1].Project, "office"},
+		{"unnamed rule's name", rules[0].Name, "rules[0]"},
+		{"default rule's project", rules[len(rules)-1].Project, "shop"},
 	} {
 		if row.got != row.want {
 			t.Errorf("%s: got %q, want %q", row.what, row.got, row.want)
@@ -217,9 +231,9 @@ func TestDefaultsStayAsTheyAreWhateverIsLoadedOrWritten(t *testing.T) {
 	before := string(config.Defaults())
 	clear(config.Defaults())
 	c := mustLoad(t, folder(t), testdata(t, "good/smallest.yaml"))
-	c.IdentityHeaders[0].Name = "changed"
+	c.Gate.IdentityHeaders[0].Name = "changed"
 	again := mustLoad(t, folder(t), testdata(t, "good/smallest.yaml"))
-	if string(config.Defaults()) != before || again.IdentityHeaders[0].Name != "x-auth-subject" {
+	if string(config.Defaults()) != before || again.Gate.IdentityHeaders[0].Name != "x-auth-subject" {
 		t.Error("a default was changed from outside")
 	}
 }
@@ -256,10 +270,7 @@ func TestTheOtherPackagesAcceptWhatConfigAccepts(t *testing.T) {
 				}
 				projects[p.Name] = check.Project{Verifier: verifier, API: api}
 			}
-			gate, err := c.Gate()
-			if err != nil {
-				t.Fatal(err)
-			}
+			gate := c.Gate
 			gate.Projects = projects
 			if _, err := check.New(gate); err != nil {
 				t.Fatal(err)
@@ -270,8 +281,8 @@ func TestTheOtherPackagesAcceptWhatConfigAccepts(t *testing.T) {
 
 func TestAnEmptyListOfIdentityHeadersMeansNone(t *testing.T) {
 	c := mustLoad(t, folder(t), append(testdata(t, "good/smallest.yaml"), "identity_headers: []\n"...))
-	if len(c.IdentityHeaders) != 0 {
-		t.Errorf("got %v", c.IdentityHeaders)
+	if len(c.Gate.IdentityHeaders) != 0 {
+		t.Errorf("got %v", c.Gate.IdentityHeaders)
 	}
 }
 
@@ -502,10 +513,15 @@ func encodePEM(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-// assertEqual compares all but the transports, which must be there.
+// assertEqual compares all but the transports, which must be there, and strips both of their rules.
 func assertEqual(t *testing.T, got, want *config.Config) {
 	t.Helper()
 	stripTransports(t, got)
+	gotRules, wantRules := got.Gate.Rules.All(), want.Gate.Rules.All()
+	if !reflect.DeepEqual(gotRules, wantRules) {
+		t.Errorf("rules:\n got %+v\nwant %+v", gotRules, wantRules)
+	}
+	got.Gate.Rules, want.Gate.Rules = nil, nil
 	if reflect.DeepEqual(got, want) {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -113,7 +114,7 @@ func (d *document) scalar(node *yaml.Node, field protoreflect.FieldDescriptor, p
 		return protoreflect.ValueOfMessage(durationpb.New(duration).ProtoReflect())
 	case field.Kind() == protoreflect.StringKind:
 		if tag != "!!str" {
-			return d.misread(node, path, kindOf(node)+" where a text is wanted", textRemedy(path, text))
+			return d.misread(node, path, kindOf(node)+" where a text is wanted", textRemedy(path, text, field))
 		}
 		return protoreflect.ValueOfString(text)
 	case field.Kind() == protoreflect.BoolKind:
@@ -177,9 +178,12 @@ func (d *document) isList(node *yaml.Node, path string, field protoreflect.Field
 var plainWords = regexp.MustCompile(`^[0-9A-Za-z-]+(, *[0-9A-Za-z-]+)*$`)
 
 // textRemedy says how to write as a text what YAML takes for something else.
-func textRemedy(path, text string) string {
+func textRemedy(path, text string, field protoreflect.FieldDescriptor) string {
 	if path == checkField || path == healthField {
 		return addressRemedy(path, text)
+	}
+	if known := rulesOf(field).GetString().GetIn(); len(known) > 0 {
+		return oneOf(known)
 	}
 	return "put it in quotes"
 }
@@ -188,13 +192,26 @@ func textRemedy(path, text string) string {
 func (d *document) isKind(node *yaml.Node, path string, want yaml.Kind) bool {
 	switch {
 	case isNull(node):
-		d.reportAt(node, path, "has no value", "give it one, or leave it out for its default")
+		d.reportAt(node, path, "has no value", noValue(path, want))
 		return false
 	case node.Kind != want:
 		d.reportAt(node, path, kindOf(node)+" where "+kindNames[want]+" is wanted", kindRemedies[want])
 		return false
 	}
 	return true
+}
+
+// noValue says what to do about a field without a value. Where several lines are wanted, they mostly are there, but not
+// indented. Items of a list, and a rule's match, have no default.
+func noValue(path string, want yaml.Kind) string {
+	remedy := "give it one"
+	if want == yaml.MappingNode {
+		remedy = "indent what belongs to it"
+	}
+	if strings.HasSuffix(path, "]") || lastName(path) == "match" {
+		return remedy
+	}
+	return remedy + ", or leave it out for its default"
 }
 
 func isNull(node *yaml.Node) bool { return node.Kind == yaml.ScalarNode && node.Tag == "!!null" }

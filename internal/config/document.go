@@ -95,6 +95,7 @@ var (
 // yamlProblems are the parser's messages that deserve more than "not valid YAML". They are looked up and never quoted,
 // because the parser puts words of the file into some of its messages.
 var yamlProblems = []struct{ text, problem, remedy string }{
+	{"did not find expected alphabetic or numeric character", `a "*" or "&" that begins a value`, `quote a value that begins with "*": "*.example.com"`},
 	{"unknown anchor", "an alias without its anchor", `aliases are not used here; quote a value that begins with "*"`},
 	{"mapping values are not allowed", `a ":" where none may be`, `check the indentation, and quote a value that contains ": "`},
 	{"could not find expected ':'", `a line without its ":"`, `write fields as "name: value"`},

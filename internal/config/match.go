@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/policy"
 	configv1 "authz-sidecar/proto/authz/config/v1"
 )
@@ -111,12 +112,35 @@ func (c *compiler) reachable(rules []policy.Rule) {
 			known[i].Match = policy.Match{ByName: true} // which takes nothing
 		}
 	}
-	for _, pair := range policy.Shadowed(known) {
-		by := itemPath("rules", pair.By)
-		if name := rules[pair.By].Name; name != by {
+	for _, rule := range policy.Unreachable(known) {
+		by := itemPath("rules", rule.By)
+		if name := rules[rule.By].Name; name != by {
 			by += " (" + showName(name) + ")"
 		}
-		c.report(itemPath("rules", pair.Rule), "unreachable, because "+by+" takes all of its requests",
+		c.report(itemPath("rules", rule.Index), "unreachable, because "+by+" takes all of its requests",
 			"move it before that one, remove it, or let it match by_name")
 	}
+}
+
+// readNoIdentity reports rules that look at an identity header: of a request it is the client's own, whatever it says.
+func (c *compiler) readNoIdentity(rules policy.Config, identity []check.IdentityHeader) {
+	const problem = "an identity header, which a client can send as it likes"
+	const remedy = "require it of the session instead, as in require.any_role"
+	isIdentity := func(name string) bool {
+		return slices.ContainsFunc(identity, func(h check.IdentityHeader) bool { return fold(h.Name) == fold(name) })
+	}
+	look := func(path string, rule policy.Rule) {
+		for i, h := range rule.Match.Headers {
+			if isIdentity(h.Name) {
+				c.report(childPath(itemPath(childPath(path, "match.headers"), i), "name"), problem, remedy)
+			}
+		}
+		if names, _ := rule.Require.Headers(); slices.ContainsFunc(names, isIdentity) {
+			c.report(childPath(path, "require.cel"), "reads "+problem, remedy)
+		}
+	}
+	for i, rule := range rules.Rules {
+		look(itemPath("rules", i), rule)
+	}
+	look("default_rule", rules.Default)
 }

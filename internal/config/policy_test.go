@@ -25,7 +25,7 @@ const (
 
 // rule is a policy.Rule with the defaults.
 func rule(r policy.Rule) policy.Rule {
-	if r.Session != policy.None && r.Project == "" {
+	if r.Session != policy.None && r.Session != policy.Refused && r.Project == "" {
 		r.Project = testID
 	}
 	if r.MaxTokenAge == 0 {
@@ -41,7 +41,7 @@ func TestRulesMeanWhatTheYAMLSays(t *testing.T) {
 			Rules: []policy.Rule{
 				rule(policy.Rule{Name: "billing", Project: "office", Match: policy.Match{
 					PathTemplate: "/orgs/{org}/billing/{rest=**}", Methods: []string{"POST"}, Hosts: []string{"app.example.com", "*.example.org"},
-					Headers: []policy.HeaderMatch{{Name: "x-api-version", Any: true}, {Name: "x-mode"}, {Name: "x-plan", Value: "1"}},
+					Headers: []policy.HeaderMatch{{Name: "x-api-version", Any: true}, {Name: "x-mode"}, {Name: "x-stage", Value: "1"}},
 				}}),
 				rule(policy.Rule{Name: "documents", Project: "office", Match: policy.Match{PathTemplate: "/{slug}/documents"}}),
 				rule(policy.Rule{Name: "staff", Project: "office", Match: policy.Match{Hosts: []string{"[2001:db8::1]"}}}),
@@ -75,6 +75,13 @@ func TestRulesMeanWhatTheYAMLSays(t *testing.T) {
 			})},
 			Default: rule(policy.Rule{Name: "default", RedirectToLogIn: true, RefuseCrossSite: true}),
 		},
+		"closed": {
+			Rules: []policy.Rule{
+				rule(policy.Rule{Name: "app", Project: "shop", Match: policy.Match{PathPrefix: "/app"}}),
+				rule(policy.Rule{Name: "pilot", Match: policy.Match{PathPrefix: "/pilot"}, Session: policy.Refused, Shadow: true}),
+			},
+			Default: rule(policy.Rule{Name: "default", Session: policy.Refused}),
+		},
 		"by-name": {
 			Rules: []policy.Rule{
 				always(rule(policy.Rule{Name: "odd paths", Match: policy.Match{ByName: true}})),
@@ -87,20 +94,21 @@ func TestRulesMeanWhatTheYAMLSays(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := mustLoad(t, folder(t), testdata(t, "good/"+name+".yaml")).Rules
-			for i := range got.Rules {
-				got.Rules[i].Require = nil // see below
+			set := mustLoad(t, folder(t), testdata(t, "good/"+name+".yaml")).Gate.Rules
+			got := set.All()
+			for i := range got {
+				got[i].Require = nil // see below
 			}
-			if len(got.Rules) != len(want.Rules) {
-				t.Fatalf("%d rules, want %d", len(got.Rules), len(want.Rules))
+			if len(got) != len(want.Rules)+1 {
+				t.Fatalf("%d rules, want %d and the default", len(got), len(want.Rules))
 			}
 			for i, w := range append(want.Rules, want.Default) {
-				if g := append(got.Rules, got.Default)[i]; !reflect.DeepEqual(g, w) {
-					t.Errorf("\n got %+v\nwant %+v", g, w)
+				if !reflect.DeepEqual(got[i], w) {
+					t.Errorf("\n got %+v\nwant %+v", got[i], w)
 				}
 			}
-			if got.AmbiguousPathRule != want.AmbiguousPathRule {
-				t.Errorf("rule for ambiguous paths: %q", got.AmbiguousPathRule)
+			if set.AmbiguousPathRule() != want.AmbiguousPathRule {
+				t.Errorf("rule for ambiguous paths: %q", set.AmbiguousPathRule())
 			}
 		})
 	}
@@ -138,7 +146,7 @@ func TestRequirementsMeanWhatTheYAMLSays(t *testing.T) {
 		"hybrid": {},
 	} {
 		c := mustLoad(t, folder(t), testdata(t, "good/"+file+".yaml"))
-		for _, r := range append(c.Rules.Rules, c.Rules.Default) {
+		for _, r := range c.Gate.Rules.All() {
 			cfg, ok := rules[r.Name]
 			if !ok {
 				if r.Require != nil {
@@ -175,7 +183,7 @@ func TestTheRestMeansWhatTheYAMLSays(t *testing.T) {
 		what      string
 		got, want any
 	}{
-		{"identity headers", configs["b2b"].IdentityHeaders, []check.IdentityHeader{
+		{"identity headers", configs["b2b"].Gate.IdentityHeaders, []check.IdentityHeader{
 			{Name: "x-user", Value: "subject"},
 			{Name: "x-plan", Claim: "plan"},
 			{Name: "x-factors", Value: "factors", JSON: true},
@@ -186,15 +194,15 @@ func TestTheRestMeansWhatTheYAMLSays(t *testing.T) {
 			Product: session.B2B, ProjectID: testID, Secret: fileSecret, BaseURL: "https://test.stytch.com", Transport: office.API.Transport,
 		}},
 		{"the RBAC of a project without", shop.RBAC, (*rbac.Config)(nil)},
-		{"a log-in page on the same host", configs["step-up"].LogIn, check.LogIn{URL: "/login?from=gate", ReturnParameter: "next"}},
-		{"a log-in page elsewhere", configs["browser"].LogIn, check.LogIn{URL: "https://login.example.com/start", ReturnParameter: "return_to"}},
-		{"trusted origins", configs["browser"].TrustedOrigins,
+		{"a log-in page on the same host", configs["step-up"].Gate.LogIn, check.LogIn{URL: "/login?from=gate", ReturnParameter: "next"}},
+		{"a log-in page elsewhere", configs["browser"].Gate.LogIn, check.LogIn{URL: "https://login.example.com/start", ReturnParameter: "return_to"}},
+		{"trusted origins", configs["browser"].Gate.TrustedOrigins,
 			[]string{"https://app.example.com", "http://localhost:3000", "https://[2001:db8::1]:8443"}},
-		{"the header of a refreshed JWT", configs["hybrid"].RefreshedJWTHeader, "x-session-jwt"},
-		{"the credential is removed", configs["hybrid"].RemoveCredential, true},
-		{"the credential is left", configs["browser"].RemoveCredential, false},
-		{"the whole gate observes", configs["by-name"].Shadow, true},
-		{"one rule observes", configs["degradation"].Shadow, false},
+		{"the header of a refreshed JWT", configs["hybrid"].Gate.RefreshedJWTHeader, "x-session-jwt"},
+		{"the credential is removed", configs["hybrid"].Gate.RemoveCredential, true},
+		{"the credential is left", configs["browser"].Gate.RemoveCredential, false},
+		{"the whole gate observes", configs["by-name"].Gate.Shadow, true},
+		{"one rule observes", configs["degradation"].Gate.Shadow, false},
 		{"lifetime, leeways and the longest grace", configs["degradation"].Retention, 5*time.Minute + 2*time.Second + 3*time.Second + 10*time.Minute},
 	} {
 		if !reflect.DeepEqual(row.got, row.want) {
@@ -214,10 +222,13 @@ func TestWarningsNameTheRules(t *testing.T) {
 		want [][]string // what each warning says
 	}{
 		"nothing to warn of":                  {"rules:\n- {match: {path: /a}, grace: 5m, preflight: true}\n", nil},
-		"a rule that observes":                {"rules:\n- {name: pilot, match: {path: /a}, shadow: true}\n", [][]string{{"shadow", `the rule "pilot"`}}},
+		"a rule that observes":                {"rules:\n- {name: pilot, match: {path: /a}, shadow: true}\n", [][]string{{"shadow", `the rule "pilot": every request that matches passes, whatever the rules below say`}}},
 		"the whole gate observes":             {"shadow: true\nrules:\n- {name: pilot, match: {path: /a}, shadow: true}\n", [][]string{{"shadow", "the whole gate"}}},
-		"rules leave it to Envoy":             {"rules:\n- {match: {path: /a}, on_unavailable: envoy}\ndefault_rule: {on_unavailable: envoy}\n", [][]string{{"failure_mode_allow", `the rules "rules[0]", "default":`}}},
+		"rules leave it to Envoy":             {"rules:\n- {match: {path: /a}, on_unavailable: envoy}\ndefault_rule: {on_unavailable: envoy}\n", [][]string{{"failure_mode_allow", `the rules "rules[0]", "default":`, "identity headers", "429"}}},
 		"more rules than a sentence can bear": {"rules:\n" + many.String(), [][]string{{`"rules[19]" and 5 more:`}}},
+		"a rule for ambiguous paths":          {"rules:\n- {name: odd, match: {by_name: true}}\nambiguous_path_rule: odd\n", [][]string{{`ambiguous_path_rule is "odd"`, "alone", "whatever other rules say"}}},
+		"a rule by name that is not for them": {"rules:\n- {name: odd, match: {by_name: true}}\n", nil},
+		"a refusal that observes":             {"default_rule: {session: refused, shadow: true}\n", [][]string{{"shadow", `the rule "default"`}}},
 		"both":                                {"default_rule: {on_unavailable: envoy, shadow: true}\n", [][]string{{"shadow"}, {"failure_mode_allow"}}},
 	} {
 		got := mustLoad(t, folder(t), []byte(project+row.yaml)).Warnings()
@@ -269,7 +280,7 @@ func TestALogInPageIsAPathOrAnHTTPSURL(t *testing.T) {
 		yaml := "projects:\n- {project_id: " + testID + ", secret_file: session-api}\nlog_in: {url: \"" + strings.ReplaceAll(url, `\e`, `\\e`) + "\"}\n"
 		c, err := load(t, folder(t), []byte(yaml))
 		switch {
-		case err == nil && c.LogIn.URL == cmp.Or(want, url):
+		case err == nil && c.Gate.LogIn.URL == cmp.Or(want, url):
 		case err == nil || want == "" || !strings.Contains(err.Error(), "log_in.url: ") || !strings.Contains(err.Error(), want):
 			t.Errorf("%s: got %v, %v, want %s", url, c, err, want)
 		case strings.Contains(err.Error(), "CANARY"):
@@ -289,12 +300,55 @@ func TestALogInPageIsOpen(t *testing.T) {
 		"a rule with none is for it":     {"default_rule: {redirect_to_log_in: true}\nrules:\n- {match: {path: /login}, session: none}\n", true},
 		"a rule with optional":           {"default_rule: {redirect_to_log_in: true}\nrules:\n- {match: {path: /login}, session: optional}\n", true},
 		"one that redirects itself":      {"default_rule: {redirect_to_log_in: true}\nrules:\n- {match: {path: /login}, session: optional, redirect_to_log_in: true}\n", false},
+		"a rule that refuses":            {"default_rule: {redirect_to_log_in: true}\nrules:\n- {match: {path: /login}, session: refused}\n", false},
+		"a default rule that refuses":    {"default_rule: {session: refused}\nrules:\n- {match: {path: /app}, redirect_to_log_in: true}\n", false},
 		"a rule for POST alone":          {"default_rule: {redirect_to_log_in: true}\nrules:\n- {match: {path: /login, methods: [POST]}, session: none}\n", false},
 		"a rule for another host":        {"rules:\n- {match: {path: /login, hosts: [a.example]}, session: none}\n- {match: {hosts: [b.example]}, redirect_to_log_in: true}\n", false},
 		"a rule for the redirect's host": {"rules:\n- {match: {path: /login, hosts: [\"*.example\"]}, session: none}\n- {match: {hosts: [\"*.b.example\"]}, redirect_to_log_in: true}\n", true},
 	} {
 		_, err := load(t, folder(t), []byte(project+row.yaml))
 		if row.opens != (err == nil) || err != nil && !strings.Contains(err.Error(), "log_in.url: the rule ") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTheRuleForAmbiguousPathsRequiresSomethingIfAnyRuleDoes(t *testing.T) {
+	const file = "projects:\n- {project_id: " + testID + ", secret_file: session-api}\nambiguous_path_rule: odd\nrules:\n"
+	const odd, strictOdd = "- {name: odd, match: {by_name: true}}\n", "- {name: odd, match: {by_name: true}, require: {any_role: [owner]}}\n"
+	const admin, strictDefault = "- {match: {path: /admin}, require: {any_role: [admin]}}\n", "default_rule: {require: {any_role: [member]}}\n"
+	for name, row := range map[string]struct{ rules, than string }{
+		"no rule requires anything":           {odd + "- {match: {path: /a}}\n", ""},
+		"it requires something alone":         {strictOdd, ""},
+		"it and another require something":    {admin + strictOdd + strictDefault, ""},
+		"another requires something":          {odd + admin, "rules[1]"},
+		"one before it does":                  {admin + odd, "rules[0]"},
+		"the default rule requires something": {odd + strictDefault, "default_rule"},
+	} {
+		_, err := load(t, folder(t), []byte(file+row.rules))
+		want := "walk around what " + row.than + " requires: require there what the strictest rule does"
+		if (err == nil) != (row.than == "") || err != nil && !strings.Contains(err.Error(), ".require: is missing") ||
+			err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestNoRuleLooksAtAnIdentityHeader(t *testing.T) {
+	const project = "projects:\n- {project_id: " + testID + ", secret_file: session-api}\n"
+	const looks = "rules:\n- {match: {headers: [{name: NAME}]}}\n"
+	const reads = "default_rule: {require: {cel: ['request.headers[\"NAME\"] == \"admin\"']}}\n"
+	for name, row := range map[string]struct{ yaml, header, at string }{
+		"one of the default ones":        {looks, "x-auth-roles", "rules[0].match.headers[0].name: "},
+		"in another spelling":            {looks, "x_auth-roles", "rules[0].match.headers[0].name: "},
+		"in an expression":               {reads, "x-auth-roles", "default_rule.require.cel: "},
+		"a similar name":                 {looks, "x-auth-role", ""},
+		"a similar one in an expression": {reads, "x-auth-role", ""},
+		"one of a list of our own":       {"identity_headers: [{name: x-user, value: subject}]\n" + looks, "x-user", "rules[0].match.headers[0].name: "},
+		"one that such a list replaces":  {"identity_headers: []\n" + looks, "x-auth-roles", ""},
+	} {
+		_, err := load(t, folder(t), []byte(project+strings.ReplaceAll(row.yaml, "NAME", row.header)))
+		if (err == nil) != (row.at == "") || err != nil && !strings.Contains(err.Error(), row.at) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -321,8 +375,8 @@ func TestTenThousandRulesLoadInTime(t *testing.T) {
 	c := mustLoad(t, folder(t), []byte(yaml.String()))
 	took := cpuTime(t) - start
 	t.Logf("%v", took)
-	if len(c.Rules.Rules) != 10_000 || took > 20*time.Second {
-		t.Errorf("%d rules in %v", len(c.Rules.Rules), took)
+	if rules := len(c.Gate.Rules.All()) - 1; rules != 10_000 || took > 20*time.Second {
+		t.Errorf("%d rules in %v", rules, took)
 	}
 }
 

@@ -51,6 +51,9 @@ func (c *compiler) project(path string, m *configv1.Project, v *configv1.Verific
 	name := cmp.Or(m.GetName(), m.GetProjectId())
 	c.printable(childPath(path, "name"), m.GetName())
 	product := session.Product(m.GetProduct())
+	if c.found[childPath(path, "product")] {
+		product = "" // nothing follows from what it was taken for
+	}
 	baseURL := c.baseURL(path, m)
 	transport := c.transport(path, m)
 	return Project{

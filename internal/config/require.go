@@ -2,6 +2,8 @@ package config
 
 import (
 	"errors"
+	"regexp"
+	"strings"
 
 	"authz-sidecar/internal/requirement"
 	"authz-sidecar/internal/session"
@@ -15,7 +17,9 @@ func (c *compiler) require(path string, m *configv1.Require, project *Project, v
 		return nil
 	}
 	c.requireSomething(path, m)
-	if o := childPath(path, "organization"); m.GetOrganization() != nil && project != nil && project.Verifier.Product != session.B2B {
+	c.oneRoleEach(childPath(path, "any_role"), m.GetAnyRole())
+	c.oneRoleEach(childPath(path, "all_roles"), m.GetAllRoles())
+	if o := childPath(path, "organization"); m.GetOrganization() != nil && project != nil && project.Verifier.Product == session.Consumer {
 		c.report(o, "of a consumer project, which has no organizations", `remove it, or set the project's product: b2b`)
 	}
 	cfg := requirement.Config{
@@ -50,12 +54,28 @@ func (c *compiler) require(path string, m *configv1.Require, project *Project, v
 	set, err := requirement.New(cfg)
 	for _, e := range leaves(err) {
 		if wrong, ok := errors.AsType[*requirement.FieldError](e); ok {
-			c.reportOwn(childPath(path, wrong.Field), wrong.Problem, wrong.Remedy)
+			field, remedy := childPath(path, wrong.Field), wrong.Remedy
+			if lastName(field) == "cel" && strings.HasPrefix(wrong.Problem, "Syntax error") && singleEquals.MatchString(c.places[field].text) {
+				remedy = `"==" compares; ` + remedy
+			}
+			c.reportOwn(field, wrong.Problem, remedy)
 		} else {
 			c.report(path, "cannot be used", "report this as a bug")
 		}
 	}
 	return set
+}
+
+// singleEquals is "=" that is not part of another operator. Within a text it means nothing, but it is only a hint.
+var singleEquals = regexp.MustCompile(`[^=!<>]=([^=]|$)`)
+
+// oneRoleEach reports several roles in one text.
+func (c *compiler) oneRoleEach(field string, roles []string) {
+	for i, role := range roles {
+		if strings.Contains(role, ",") {
+			c.report(itemPath(field, i), "a comma, which no role has", "write each role as an item of its own: [owner, admin]")
+		}
+	}
 }
 
 // requireSomething reports what is given and asks for nothing, as a list does that a template left empty.

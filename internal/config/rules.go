@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -13,7 +14,15 @@ import (
 	configv1 "authz-sidecar/proto/authz/config/v1"
 )
 
-var needs = map[string]policy.Need{"required": policy.Required, "optional": policy.Optional, "none": policy.None}
+var needs = map[string]policy.Need{
+	"required": policy.Required, "optional": policy.Optional, "none": policy.None, "refused": policy.Refused,
+}
+
+// looksAtSession says whether a rule looks at credentials at all.
+func looksAtSession(m *configv1.Rule) bool {
+	need := needs[m.GetSession()]
+	return need == policy.Required || need == policy.Optional
+}
 
 // rules compiles all rules. It gives those projects an RBAC policy whose permissions a rule judges locally.
 func (c *compiler) rules(m *configv1.Config, projects []Project) policy.Config {
@@ -45,7 +54,26 @@ func (c *compiler) rules(m *configv1.Config, projects []Project) policy.Config {
 	cfg.Default = one.rule("default_rule", m.GetDefaultRule(), nil, true)
 	cfg.Default.Name = cmp.Or(cfg.Default.Name, "default")
 	cfg.AmbiguousPathRule = m.GetAmbiguousPathRule()
+	c.requireOfAmbiguousPaths(m, list)
 	return cfg
+}
+
+// requireOfAmbiguousPaths reports a rule for ambiguous paths that requires nothing while others do: whoever writes their paths
+// in two ways would be judged by it alone.
+func (c *compiler) requireOfAmbiguousPaths(m *configv1.Config, list []*configv1.Rule) {
+	i := slices.IndexFunc(list, func(r *configv1.Rule) bool { return r.GetName() == m.GetAmbiguousPathRule() })
+	if m.GetAmbiguousPathRule() == "" || i < 0 || list[i].GetRequire() != nil {
+		return
+	}
+	strict := "default_rule"
+	if other := slices.IndexFunc(list, func(r *configv1.Rule) bool { return r.GetRequire() != nil }); other >= 0 {
+		strict = itemPath("rules", other)
+	} else if m.GetDefaultRule().GetRequire() == nil {
+		return
+	}
+	c.report(childPath(itemPath("rules", i), "require"),
+		"is missing of the rule for ambiguous paths: they would walk around what "+strict+" requires",
+		"require there what the strictest rule does")
 }
 
 // ruleCompiler is a compiler with what rules need of the rest of the configuration.
@@ -109,7 +137,7 @@ func (c ruleCompiler) project(path string, m *configv1.Rule) *Project {
 			return &c.projects[i]
 		}
 		c.report(field, "there is no such project", "known: "+quoteAll(c.known))
-	case needs[m.GetSession()] == policy.None:
+	case !looksAtSession(m):
 	case len(c.projects) == 1:
 		return &c.projects[0]
 	default:
@@ -125,8 +153,9 @@ func (c ruleCompiler) contradictions(path string, m *configv1.Rule) {
 	deny := m.GetOnExpired() == "deny"
 	ahead := m.GetRefreshAhead().AsDuration() > 0
 	grace := m.GetGrace().AsDuration() > 0
+	asksPermission := m.GetRequire().GetPermission().GetEvaluate() == "api"
 
-	if needs[m.GetSession()] == policy.None {
+	if !looksAtSession(m) {
 		for _, field := range []struct {
 			name  string
 			given bool
@@ -141,15 +170,18 @@ func (c ruleCompiler) contradictions(path string, m *configv1.Rule) {
 			{"on_unavailable", m.GetOnUnavailable() == "envoy"},
 			{"refuse_cross_site", m.GetRefuseCrossSite()},
 			{"redirect_to_log_in", m.GetRedirectToLogIn()},
+			{"preflight", m.GetPreflight() && m.GetSession() == "refused"},
 		} {
 			if field.given {
-				c.report(childPath(path, field.name), `without effect where session is "none", which looks at no credential`,
+				c.report(childPath(path, field.name),
+					fmt.Sprintf("without effect where session is %q, which looks at no credential", m.GetSession()),
 					`remove it, or let session be "required"`)
 			}
 		}
 		return
 	}
 	const alwaysAsks = "max_token_age is 0s, which asks the session API every time"
+	const asksForEach = `require.permission.evaluate is "api", which asks the session API about each JWT`
 	const neverAsks = `on_expired is "deny", which asks nothing about a JWT`
 	for _, wrong := range []struct {
 		is                     bool
@@ -162,8 +194,15 @@ func (c ruleCompiler) contradictions(path string, m *configv1.Rule) {
 		{asksAlways && grace, "grace", "contradictory where " + alwaysAsks, `remove it, or let max_token_age be "1s" or more`},
 		{deny && ahead, "refresh_ahead", `contradictory where on_expired is "deny", which leaves the refresh to the client`, "remove one of the two"},
 		{deny && grace, "grace", "without effect where " + neverAsks, "remove one of the two"},
-		{deny && m.GetRequire().GetPermission().GetEvaluate() == "api", "require.permission.evaluate",
+		{deny && asksPermission, "require.permission.evaluate",
 			`"api" where ` + neverAsks, `let it be "local", or remove on_expired`},
+		{asksPermission && !deny && ahead, "refresh_ahead", "without effect where " + asksForEach,
+			`remove it, or let evaluate be "local"`},
+		{asksPermission && !deny && grace, "grace", "without effect where " + asksForEach + ": while that cannot be asked, nobody knows",
+			`remove it, or let evaluate be "local"`},
+		{m.GetTokenReuse().AsDuration() > 0 && len(m.GetRequire().GetFactors()) > 0, "token_reuse",
+			"contradictory beside require.factors: whoever has just added a factor would be refused until it is over",
+			"leave it out of rules with factors"},
 		{ahead && m.GetRefreshAhead().AsDuration() >= c.maxLifetime, "refresh_ahead",
 			"not less than verification.max_lifetime, so that every JWT would be traded at once",
 			"let it be less than " + shortDuration(c.maxLifetime)},

@@ -118,8 +118,8 @@ func defaultsWithExamples(t *testing.T) []byte {
 
 func TestTheExamplesInTheDefaultsLoad(t *testing.T) {
 	yaml := strings.Replace(string(defaultsWithExamples(t)), "/run/secrets/session-api", "session-api", 1)
-	if c := mustLoad(t, folder(t), []byte(yaml)); len(c.Rules.Rules) < 3 {
-		t.Errorf("%d rules", len(c.Rules.Rules))
+	if c := mustLoad(t, folder(t), []byte(yaml)); len(c.Gate.Rules.All()) < 4 {
+		t.Errorf("%d rules", len(c.Gate.Rules.All()))
 	}
 }
 
@@ -179,7 +179,7 @@ func TestEveryRuleOfTheSchemaIsPutIntoWords(t *testing.T) {
 		"rules: [{require: {permission: {}}}]", "rules: [{require: {permission: {resource_id: a}}}]",
 		"rules: [{require: {permission: {action: a}}}]", "rules: [{require: {permission: {evaluate: x}}}]",
 		"rules: [{require: {factors: [{min_count: 0}]}}]", "rules: [{require: {factors: [{min_count: 17}]}}]",
-		"rules: [{require: {factors: [{types: ['']}]}}]", "rules: [{require: {factors: [{delivery_methods: ['']}]}}]",
+		"rules: [{require: {factors: [{types: ['']}]}}]", "rules: [{require: {factors: [{types: [TOTP]}]}}]", "rules: [{require: {factors: [{delivery_methods: ['']}]}}]", "rules: [{require: {factors: [{delivery_methods: [a-b]}]}}]",
 		"rules: [{require: {factors: [{max_age: 0s}]}}]", "rules: [{require: {factors: [" + strings.Repeat("{},", 9) + "]}}]",
 		"credentials: {refreshed_jwt_header: X}", "credentials: {refreshed_jwt_header: location}",
 		"identity_headers: [{name: x-a}]", "identity_headers: [{name: x-a, claim: a, value: roles}]",

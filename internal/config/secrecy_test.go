@@ -108,6 +108,37 @@ func TestASecretInCommentsOrBadYAMLIsNotShown(t *testing.T) {
 	}
 }
 
+// TestAFileThatIsNotThereIsNamedIfItIsCertainlyAFile: a newcomer must know where it was looked for, and a secret that was pasted
+// there must not be shown.
+func TestAFileThatIsNotThereIsNamedIfItIsCertainlyAFile(t *testing.T) {
+	for name, shown := range map[string]string{
+		"/run/absent/session-api":       `"/run/absent/session-api"`,
+		"secrets/session-api":           `/etc/authz/secrets/session-api"`,
+		"./secrets/session_api.txt":     `/etc/authz/secrets/session_api.txt"`,
+		"../secrets/stytch-prod2":       `/etc/secrets/stytch-prod2"`,
+		"/run/absent/..data/token":      `"/run/absent/..data/token"`,
+		"session-api":                   "",
+		"correct-horse-battery-staple":  "",
+		plainCanary:                     "",
+		vendorCanary:                    "",
+		"/" + vendorCanary:              "",
+		"/run/absent/" + plainCanary:    "",
+		"/run/secret-live-abcdef/x":     "",
+		"q8Zr1/Lw0TtVhJ2mXkE/9sYbN4c":   "",
+		"/GrwaUVwOIuXZ/zgMwGNPK1rkM2":   "",
+		"abcdefghijklmnopqrstuvwxyz/ab": "",
+		"/run/absent/a b":               "",
+	} {
+		_, err := config.Parse("/etc/authz/config.yaml", []byte("projects:\n- {project_id: project-test-a, secret_file: \""+name+"\"}\n"))
+		switch {
+		case err == nil || !strings.Contains(err.Error(), "cannot be read: "):
+			t.Errorf("%s: %v", name, err)
+		case shown == "" && strings.Contains(err.Error(), name), shown != "" && !strings.Contains(err.Error(), shown+" cannot be read"):
+			t.Errorf("%s: %v, want %q", name, err, shown)
+		}
+	}
+}
+
 func TestALoadedConfigPrintsNoSecret(t *testing.T) {
 	c := mustLoad(t, folder(t), testdata(t, "good/smallest.yaml"))
 	if c.Projects[0].API.Secret.Reveal() != fileSecret {

@@ -1,7 +1,10 @@
 package config
 
 import (
+	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"unicode"
@@ -20,8 +23,13 @@ const unread session.Secret = "unread"
 // variableName is what POSIX calls a name (XBD 3.216), which no secret of the vendor is.
 var variableName = regexp.MustCompile(`^[A-Za-z_][0-9A-Za-z_]*$`)
 
-// secret reads a project's secret. No finding about it shows a value: not the secret's, and not the field's either,
-// because a secret is soon pasted where the name of its file belongs. Who else may read the file is not looked at:
+// fileName is what is certainly the name of a file: with a slash, and of words that nobody generates at random.
+var fileName = regexp.MustCompile(`^\.{0,2}(/` + fileWords + `)+$|^` + fileWords + `(/` + fileWords + `)+$`)
+
+const fileWords = `\.{0,2}([a-z]{2,20}[0-9]{0,2}([._-][a-z]{1,20}[0-9]{0,2})*)?`
+
+// secret reads a project's secret. No finding about it shows a value: not the secret's, and not the field's either, unless that
+// is a file's name for certain, because a secret is soon pasted where the name of its file belongs. Who else may read the file is not looked at:
 // Kubernetes mounts secrets 0644 by default.
 func (c *compiler) secret(path string, m *configv1.Project) session.Secret {
 	file, env := childPath(path, "secret_file"), childPath(path, "secret_env")
@@ -33,7 +41,14 @@ func (c *compiler) secret(path string, m *configv1.Project) session.Secret {
 	case m.GetSecretFile() != "":
 		data, err := readFile(c.path(m.GetSecretFile()), maxSecret)
 		if err != nil {
-			c.report(file, "the file cannot be read: "+err.Error(), "name the file that holds the project's secret, and let the sidecar read it")
+			what, remedy := "the file", "name the file that holds the project's secret, and let the sidecar read it"
+			if shown := show(c.path(m.GetSecretFile())); shown != "" && fileName.MatchString(m.GetSecretFile()) {
+				what += " " + shown
+			}
+			if errors.Is(err, fs.ErrNotExist) && !filepath.IsAbs(m.GetSecretFile()) {
+				remedy += "; a relative name is taken from the configuration's folder"
+			}
+			c.report(file, what+" cannot be read: "+err.Error(), remedy)
 			return ""
 		}
 		return c.wholeSecret(file, "the file", string(data))

@@ -33,6 +33,9 @@ func (d *document) validate(m *configv1.Config) {
 			continue // a rule of a whole message has nothing to say where the message could not be read whole
 		}
 		problem, remedy := words(v, field, d.places[path].text == "")
+		if text := d.places[path].text; strings.Contains(text, "…") && strings.Contains(remedy, "…") {
+			remedy += `, where "…" stands for the rest of your own`
+		}
 		d.report(path, problem, remedy)
 	}
 }
@@ -70,8 +73,8 @@ var wanted = map[protoreflect.FullName]struct{ problem, remedy string }{
 	"authz.config.v1.Claim.name":                       {"", "name a custom claim of the session JWT"},
 	"authz.config.v1.Permission.resource_id":           {"", "write the resource's id, as the vendor's RBAC policy has it"},
 	"authz.config.v1.Permission.action":                {"", "write an action of the resource, as the vendor's RBAC policy has it"},
-	"authz.config.v1.Factors.types":                    {"", `write a type as sessions have it: "otp", for example`},
-	"authz.config.v1.Factors.delivery_methods":         {"", `write a method as sessions have it: "sms", for example`},
+	"authz.config.v1.Factors.types":                    {"no type of factors", `write a type as sessions have it, in lower case: "otp", for example`},
+	"authz.config.v1.Factors.delivery_methods":         {"no delivery method", `write a method as sessions have it, in lower case: "sms", for example`},
 	"authz.config.v1.Credentials.jwt_cookie":           {"not a cookie name", "use letters, digits, \"-\" and \"_\""},
 	"authz.config.v1.Credentials.token_cookie":         {"not a cookie name", "use letters, digits, \"-\" and \"_\""},
 	"authz.config.v1.Credentials.token_header":         {"not a header name in lower case", "use a-z, 0-9 and \"-\", beginning with a letter"},
@@ -105,13 +108,13 @@ func words(v *protovalidate.Violation, field protoreflect.FieldDescriptor, absen
 	want := wanted[field.FullName()]
 	switch {
 	case absent && strings.HasPrefix(rule, "string.in"):
-		return "is missing", oneOf(v.RuleValue)
+		return "is missing", oneOf(rulesOf(field).GetString().GetIn())
 	case absent && rule != "repeated.max_items":
 		return "is missing", want.remedy
 	}
 	switch kind, name, _ := strings.Cut(rule, "."); {
 	case rule == "string.in":
-		return "not a known value", oneOf(v.RuleValue)
+		return "not a known value", oneOf(rulesOf(field).GetString().GetIn())
 	case rule == "string.not_in":
 		return "a header that has a meaning of its own", ownName
 	case rule == "string.max_len":
@@ -130,19 +133,17 @@ func words(v *protovalidate.Violation, field protoreflect.FieldDescriptor, absen
 
 const ownName = `use a name of your own: "x-auth-…", for example`
 
-func oneOf(values protoreflect.Value) string { return "use one of " + names(values) }
+func oneOf(values []string) string { return "use one of " + quoteAll(values) }
 
-func names(values protoreflect.Value) string {
-	var quoted []string
-	for i := range values.List().Len() {
-		quoted = append(quoted, fmt.Sprintf("%q", values.List().Get(i).String()))
-	}
-	return strings.Join(quoted, ", ")
+// rulesOf are the schema's rules for a field.
+func rulesOf(field protoreflect.FieldDescriptor) *validate.FieldRules {
+	rules, _ := proto.GetExtension(field.Options(), validate.E_Field).(*validate.FieldRules)
+	return rules
 }
 
 // bounds prints the range that the schema sets to a duration or a number.
 func bounds(field protoreflect.FieldDescriptor) string {
-	rules, _ := proto.GetExtension(field.Options(), validate.E_Field).(*validate.FieldRules)
+	rules := rulesOf(field)
 	if r := rules.GetDuration(); r != nil {
 		return printDuration(r.GetGte()) + " to " + printDuration(r.GetLte())
 	}

@@ -11,3 +11,10 @@ func (s *Set) Looked(r Request) int {
 	_, looked := s.first(&q)
 	return looked
 }
+
+// Takes says whether every request that one Match matches is matched by another, too.
+func Takes(ours, theirs Match) bool {
+	p, wrong := compile(ours)
+	q, wrongToo := compile(theirs)
+	return len(wrong)+len(wrongToo) == 0 && p.takes(&q, theirs.Methods)
+}

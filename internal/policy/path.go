@@ -11,10 +11,11 @@ import (
 // ErrAmbiguousPath says that two servers could read a path differently.
 var ErrAmbiguousPath = errors.New("ambiguous path")
 
-// ReadPath is the path that rules are matched against: without the query, with every character decoded that may stand in
-// a segment as it is (RFC 3986, section 3.3: /%61dmin is /admin, /%40me is /@me), and the other encodings in capitals. That
-// is more than the RFC's normalisation, because routers decode so before they match. It is never url.Parse, which takes
-// the beginning of //admin/x for an authority.
+// ReadPath is the path that rules are matched against, in the one spelling that all its spellings have: without the query,
+// every character that may stand in a segment (RFC 3986, section 3.3) as it is, and every other one as %XX in capitals:
+// /%61dmin is /admin, /%40me is /@me, "/a b" and /a%20b are /a%20b, /%7bx} is /%7Bx%7D. That is more than the RFC's
+// normalisation, because routers decode so before they match. Reading it again changes nothing. It is never url.Parse, which
+// takes the beginning of //admin/x for an authority.
 //
 // Refused, with an error that wraps ErrAmbiguousPath: no leading slash, an empty segment, a dot segment, a backslash, ';' or
 // control character, also encoded; an encoded slash; a '#' or a byte beyond ASCII as it is; encodings that are invalid,
@@ -24,7 +25,7 @@ func ReadPath(raw string) (string, error) {
 	if path == "" || path[0] != '/' {
 		return "", ambiguous("no leading slash")
 	}
-	clean, err := decodeSegments(path)
+	clean, err := readCharacters(path)
 	if err != nil {
 		return "", err
 	}
@@ -48,12 +49,15 @@ func ReadPath(raw string) (string, error) {
 	}
 }
 
-// decodeSegments refuses what is ambiguous in single characters and decodes what means the same either way.
-func decodeSegments(path string) (string, error) {
-	var decoded strings.Builder
-	done := 0 // path[:done] is in decoded already
+// readCharacters refuses what is ambiguous in single characters, and writes all others in their one spelling.
+func readCharacters(path string) (string, error) {
+	var read strings.Builder
+	done := 0 // path[:done] is in read already
 	for i := 0; i < len(path); i++ {
 		c := path[i]
+		if len(spellings[c]) == 1 {
+			continue // as almost all do, it stands as it is
+		}
 		encoded := c == '%'
 		if encoded {
 			if i+2 >= len(path) || !isHex(path[i+1]) || !isHex(path[i+2]) {
@@ -75,27 +79,34 @@ func decodeSegments(path string) (string, error) {
 		case c == '/' && encoded:
 			return "", ambiguous("encoded slash")
 		}
-		if !encoded {
-			continue
+		end := i + 1
+		if encoded {
+			end = i + 3
 		}
-		switch spelling := path[i : i+3]; {
-		case standsInSegment(c):
-			decoded.WriteString(path[done:i])
-			decoded.WriteByte(c)
-			done = i + 3
-		case spelling != strings.ToUpper(spelling):
-			decoded.WriteString(path[done:i])
-			decoded.WriteString(strings.ToUpper(spelling))
-			done = i + 3
+		if spelling := spellings[c]; path[i:end] != spelling {
+			read.WriteString(path[done:i])
+			read.WriteString(spelling)
+			done = end
 		}
-		i += 2
+		i = end - 1
 	}
 	if done == 0 {
 		return path, nil
 	}
-	decoded.WriteString(path[done:])
-	return decoded.String(), nil
+	read.WriteString(path[done:])
+	return read.String(), nil
 }
+
+// spellings are the one way in which each byte is written in a path that has been read.
+var spellings = func() (all [256]string) {
+	for i := range all {
+		all[i] = fmt.Sprintf("%%%02X", i)
+		if c := byte(i); c == '/' || standsInSegment(c) {
+			all[i] = string(rune(c))
+		}
+	}
+	return all
+}()
 
 // doublyEncoded finds an encoded percent sign that would make an encoding once it is decoded. It reads the decoded path,
 // since /%252%66 is /%252f too.

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -27,6 +28,10 @@ func TestReadPath(t *testing.T) {
 		{"/a..b/c", "/a..b/c"},
 		{"/a@b:c,d", "/a@b:c,d"},
 		{"/a%40b%3Ac%2cd%24%21", "/a@b:c,d$!"},
+		{"/admin area", "/admin%20area"},
+		{"/a{b}|c^d", "/a%7Bb%7D%7Cc%5Ed"},
+		{"/a\"b<c>`[d]/", "/a%22b%3Cc%3E%60%5Bd%5D/"},
+		{"/%7b%7d%7C{}|%41", "/%7B%7D%7C%7B%7D%7CA"},
 	} {
 		read, err := policy.ReadPath(c.raw)
 		if err != nil || read != c.read {
@@ -45,6 +50,7 @@ func TestReadPathRefusesWhatCanBeReadTwoWays(t *testing.T) {
 		"/a#b", "/a%00b", "/a\x00b", "/a%0ab", "/a\tb", "/a%7f",
 		"/caf\xc3\xa9", "/caf\xe9", "/caf%e9", "/%c0%ae%c0%ae/admin", "/%ff",
 		"/a%", "/a%2", "/a%zz", "/a%2g",
+		"/a{%2fb", "/a b;c", "/a|/../b",
 		"/a%252fb", "/a%25%32f", "/a%252e%252e/b", "/%2561dmin",
 	} {
 		if read, err := policy.ReadPath(raw); !errors.Is(err, policy.ErrAmbiguousPath) {
@@ -54,7 +60,7 @@ func TestReadPathRefusesWhatCanBeReadTwoWays(t *testing.T) {
 }
 
 func FuzzReadPath(f *testing.F) {
-	for _, seed := range []string{"/a/b?c", "/%61dmin", "/a/%2e%2e/b", "/%252e", "//x", "/a;b", "/é%c3%a9"} {
+	for _, seed := range []string{"/a/b?c", "/%61dmin", "/a/%2e%2e/b", "/%252e", "//x", "/a;b", "/é%c3%a9", "/a b|%7c{}[]`", "/%25{20"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
@@ -70,6 +76,14 @@ func FuzzReadPath(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q reads as %q, which cannot be decoded: %v", raw, read, err)
 		}
+		for i := range read {
+			if c := read[i]; c != '%' && c != '/' && strings.IndexByte(pchar, c) < 0 {
+				t.Fatalf("%q reads as %q, in which %q stands as it is", raw, read, c)
+			}
+		}
+		if path, _, _ := strings.Cut(raw, "?"); spelt(text) != read || spelt(decoded(t, path)) != read {
+			t.Fatalf("%q reads as %q, and another spelling of it as %q", raw, read, spelt(text))
+		}
 		segments := strings.Split(text, "/")
 		if len(segments) != strings.Count(read, "/")+1 || segments[0] != "" || strings.ContainsAny(text, "\\;\x00\n\x7f") {
 			t.Fatalf("%q reads as %q, which decodes to %q", raw, read, text)
@@ -78,4 +92,29 @@ func FuzzReadPath(f *testing.F) {
 			t.Fatalf("%q reads as %q, which goes elsewhere", raw, read)
 		}
 	})
+}
+
+// pchar is what may stand in a segment (RFC 3986, section 3.3), without ";".
+const pchar = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@"
+
+// spelt is the one spelling of a path whose text has no encodings.
+func spelt(text string) string {
+	var path strings.Builder
+	for i := range len(text) {
+		if c := text[i]; c == '/' || strings.IndexByte(pchar, c) >= 0 {
+			path.WriteByte(c)
+		} else {
+			fmt.Fprintf(&path, "%%%02X", c)
+		}
+	}
+	return path.String()
+}
+
+func decoded(t *testing.T, path string) string {
+	t.Helper()
+	text, err := url.PathUnescape(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }

@@ -21,12 +21,6 @@ type FieldError struct {
 
 func (e *FieldError) Error() string { return e.Field + ": " + e.Problem }
 
-// Check reports everything that keeps a Match from being compiled. An empty Match is for all requests.
-func Check(m Match) []FieldError {
-	_, wrong := compile(m)
-	return wrong
-}
-
 // TemplateVariables are the names of a path template's variables, in order. The error is a *FieldError.
 func TemplateVariables(template string) ([]string, error) {
 	var p pattern
@@ -96,7 +90,19 @@ func compile(m Match) (pattern, []FieldError) {
 		}
 		p.hosts = append(p.hosts, read)
 	}
+	for i, method := range m.Methods {
+		field := fmt.Sprintf("methods[%d]", i)
+		switch {
+		case method == "CONNECT":
+			report(field, "matches no request: CONNECT has no path", "leave it out: Envoy's route decides who may connect")
+		case strings.ContainsFunc(method, isLower):
+			report(field, "matches no request: a method with lower-case letters is refused", "write it in capitals")
+		}
+	}
 	for i, h := range m.Headers {
+		if strings.Trim(h.Value, " \t") != h.Value {
+			report(fmt.Sprintf("headers[%d].value", i), "matches no request: white space around a value is taken off", "write it without")
+		}
 		if h.Name == "" || h.Name != lower(h.Name) {
 			report(fmt.Sprintf("headers[%d].name", i), "matches no request, whose names are in lower case", "write it so")
 		}
@@ -121,6 +127,14 @@ func (p *pattern) readTemplate(template string) (err *FieldError) {
 	segments := strings.Split(template, "/")
 	var variables []int
 	for i, segment := range segments {
+		if len(segment) > 1 && (segment[0] == ':' || segment[0] == '<' && segment[len(segment)-1] == '>') {
+			variable := "{name}"
+			if name := strings.Trim(segment, ":<>"); variableName.MatchString(name) {
+				variable = "{" + name + "}"
+			}
+			return &FieldError{field, fmt.Sprintf("%q is how other routers write a variable", segment),
+				fmt.Sprintf("write %q; a literal one begins with %%3A or %%3C", variable)}
+		}
 		name, opens := strings.CutPrefix(segment, "{")
 		name, closes := strings.CutSuffix(name, "}")
 		if !opens || !closes || strings.ContainsAny(name, "{}") {
@@ -188,8 +202,8 @@ func (p *pattern) readRegex(source string) *FieldError {
 		return &FieldError{field, "no regular expression: " + what, "write it in RE2's syntax"}
 	}
 	p.source, p.literal = source, literalPrefix(source)
-	if p.literal != "" && p.literal[0] != '/' {
-		return &FieldError{field, fmt.Sprintf("matches no request: no path begins with %q", p.literal), "begin it with a slash"}
+	if problem, remedy := examineRegex(source); problem != "" {
+		return &FieldError{field, problem, remedy}
 	}
 	if last := strings.LastIndexByte(p.literal, '/'); last > 0 {
 		p.segments = split(p.literal[:last])
@@ -229,7 +243,7 @@ func readHostPattern(host string) (read, problem, remedy string) {
 	return read, "", ""
 }
 
-// readHost is the host that rules are matched by: in lower case, without port and trailing dot, an IPv6 address in brackets
+// readHost is the host that rules are matched by: in lower case, without port and trailing dots, an IPv6 address in brackets
 // in its canonical spelling (RFC 5952).
 func readHost(raw string) string {
 	if end := strings.IndexByte(raw, ']'); end > 0 && raw[0] == '[' {
@@ -239,7 +253,7 @@ func readHost(raw string) string {
 		return lower(raw[:end+1])
 	}
 	host, _, _ := strings.Cut(raw, ":")
-	return lower(strings.TrimSuffix(host, "."))
+	return lower(strings.TrimRight(host, "."))
 }
 
 // lower leaves all beyond ASCII as it is: the Kelvin sign is no k.
@@ -257,6 +271,8 @@ func lower(s string) string {
 }
 
 func isUpper(c rune) bool { return 'A' <= c && c <= 'Z' }
+
+func isLower(c rune) bool { return 'a' <= c && c <= 'z' }
 
 // cutSlash takes the slash off the end, of "/" as well; but "/" is a path of its own, and not one with a slash at its end.
 func cutSlash(path string) (body string, slash bool) {

@@ -3,7 +3,7 @@
 // A Set is compiled once and never changes. Matching reads the path in one way only, the strictest: whatever two
 // servers could read differently (a dot segment, an encoded separator, a matrix parameter) is refused before any rule
 // is looked at, or left to the one rule for such paths, so that no rule can be walked around by another spelling. Rules are
-// read as paths are.
+// read as paths are. A method with lower-case letters is refused for the same reason.
 //
 // The rules that a request's host and path leave are found in an index; the first of them whose methods, headers and regular
 // expression match, too, decides.
@@ -22,6 +22,10 @@ import (
 // ErrUnknownRule says that Envoy's route names a rule that there is not, or one whose match does not hold.
 var ErrUnknownRule = errors.New("unknown rule")
 
+// ErrAmbiguousMethod says that a method has lower-case letters: to this package it is another one than that in capitals, to some
+// apps it is the same.
+var ErrAmbiguousMethod = errors.New("ambiguous method")
+
 // Need says whether a rule wants a session.
 type Need int
 
@@ -32,6 +36,8 @@ const (
 	Optional
 	// None lets every request pass and looks at no credential.
 	None
+	// Refused lets no request pass, and looks at no credential.
+	Refused
 )
 
 // Rule is what is required of the requests that it matches. Its fields are documented in config.proto.
@@ -42,7 +48,7 @@ type Rule struct {
 	Match Match
 	// Session says whether a session is wanted.
 	Session Need
-	// Project names the project whose sessions are accepted; empty only where Session is None.
+	// Project names the project whose sessions are accepted; empty only where Session is None or Refused.
 	Project string
 	// MaxTokenAge is how old a session JWT may be before the session API is asked: 0 asks every time,
 	// session.NoMaxAge never before the JWT expires.
@@ -82,7 +88,7 @@ type Match struct {
 	// ExactTrailingSlash makes "/a/" another path than "/a" in Path, PathTemplate and PathRegex, which otherwise is tried
 	// without the slash, too.
 	ExactTrailingSlash bool
-	// Methods are the methods that it is for, GET covering HEAD; none is all.
+	// Methods are the methods that it is for, in capitals, GET covering HEAD; none is all.
 	Methods []string
 	// Headers must all be there.
 	Headers []HeaderMatch
@@ -92,7 +98,7 @@ type Match struct {
 type HeaderMatch struct {
 	// Name is in lower case.
 	Name string
-	// Value is compared exactly, unless Any.
+	// Value is compared exactly, unless Any. It has no white space around it, which Envoy takes off.
 	Value string
 	Any   bool
 }
@@ -114,7 +120,7 @@ type Found struct {
 	Rule *Rule
 	// Path is as ReadPath reads it, or as it came without the query if it is ambiguous.
 	Path string
-	// Host is in lower case without port and trailing dot, an IPv6 address in its canonical spelling.
+	// Host is in lower case without port and trailing dots, an IPv6 address in its canonical spelling.
 	Host string
 	// Variables are those of the rule's path template, percent-decoded; a slash at the end of the path is in none.
 	Variables requirement.Variables
@@ -266,7 +272,16 @@ func (s *Set) Headers() (names []string, all bool) {
 	return slices.Compact(names), all
 }
 
-// Match returns the rule for a request. The error is ErrAmbiguousPath, wrapped with what is wrong, or ErrUnknownRule.
+// AmbiguousPathRule is the name of the rule for ambiguous paths; empty if they are refused.
+func (s *Set) AmbiguousPathRule() string {
+	if s.ambiguous == nil {
+		return ""
+	}
+	return s.ambiguous.Name
+}
+
+// Match returns the rule for a request. The error is ErrAmbiguousPath, wrapped with what is wrong, ErrAmbiguousMethod or
+// ErrUnknownRule.
 //
 // What it costs depends on the path and hardly on the number of rules, with two exceptions. Rules for one path that differ
 // in methods, headers, or what follows the literal text of a regular expression are looked at one after the other. And where
@@ -274,10 +289,13 @@ func (s *Set) Headers() (names []string, all bool) {
 func (s *Set) Match(r Request) (Found, error) {
 	q := query{Request: r, host: readHost(r.Host)}
 	clean, err := ReadPath(r.Path)
+	if err != nil && (s.ambiguous == nil || r.Rule != "" && r.Rule != s.ambiguous.Name) {
+		return Found{}, err
+	}
+	if strings.ContainsFunc(r.Method, isLower) {
+		return Found{}, ErrAmbiguousMethod
+	}
 	if err != nil {
-		if s.ambiguous == nil || r.Rule != "" && r.Rule != s.ambiguous.Name {
-			return Found{}, err
-		}
 		raw, _, _ := strings.Cut(r.Path, "?")
 		return Found{Rule: s.ambiguous, Path: raw, Host: q.host, Ambiguous: true}, nil
 	}

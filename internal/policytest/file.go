@@ -1,6 +1,8 @@
 package policytest
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"go.yaml.in/yaml/v3"
 
 	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/config"
@@ -61,7 +64,8 @@ type Session struct {
 	Project string `yaml:"project"`
 	// Subject is the user or member id. Default "user-test-NAME" or "member-test-NAME" after the session's name.
 	Subject string `yaml:"subject"`
-	// OrganizationID and OrganizationSlug are for B2B. Default "organization-test-acme" and "acme".
+	// OrganizationID and OrganizationSlug are for B2B. Default "organization-test-acme" and "acme"; one alone stands for the
+	// other: "organization-test-" and the slug, or what the id has behind that.
 	OrganizationID   string `yaml:"organization_id"`
 	OrganizationSlug string `yaml:"organization_slug"`
 	// Roles default to the vendor's: [stytch_user] or [stytch_member].
@@ -79,12 +83,64 @@ type Session struct {
 
 func (s *Session) setLine(line int) { s.line = line }
 
+// testOrganization and liveOrganization are what the vendor's organization ids begin with.
+const (
+	testOrganization = "organization-test-"
+	liveOrganization = "organization-live-"
+)
+
+// organization is the session's, complete. One that is named by its id or slug alone is no other's.
+func (s *Session) organization() (id, slug string) {
+	switch id, slug = s.OrganizationID, s.OrganizationSlug; {
+	case id == "":
+		slug = cmp.Or(slug, "acme")
+		id = testOrganization + slug
+	case slug == "":
+		slug = strings.TrimPrefix(strings.TrimPrefix(id, testOrganization), liveOrganization)
+	}
+	return id, slug
+}
+
 // Factor is an authentication factor.
 type Factor struct {
-	Type           string `yaml:"type"`
+	// Type is required.
+	Type string `yaml:"type"`
+	// DeliveryMethod defaults to the type's usual one.
 	DeliveryMethod string `yaml:"delivery_method"`
 	// Age is how long ago it was used. Default 0s.
 	Age time.Duration `yaml:"age"`
+
+	line int
+}
+
+func (f *Factor) setLine(line int) { f.line = line }
+
+// usualDeliveryMethods are those of the types of factor.
+var usualDeliveryMethods = map[string]string{
+	"magic_link":            "email",
+	"oauth":                 "oauth_google",
+	"otp":                   "email",
+	"password":              "knowledge",
+	"recovery_codes":        "recovery_codes",
+	"sso":                   "sso_saml",
+	"totp":                  "authenticator_app",
+	"webauthn_registration": "webauthn_registration",
+}
+
+// complete fills in the delivery methods that were left out.
+func (s *Session) complete(r *reader, path string) {
+	for i := range s.Factors {
+		f, field := &s.Factors[i], fmt.Sprintf("%s[%d].", child(path, "factors"), i)
+		if f.DeliveryMethod == "" {
+			f.DeliveryMethod = usualDeliveryMethods[f.Type]
+		}
+		switch {
+		case f.Type == "":
+			r.report(f.line, field+"type", `is missing: write the vendor's word, such as "otp" or "totp"`)
+		case f.DeliveryMethod == "":
+			r.report(f.line, field+"delivery_method", "is missing, and %q has no usual one: write it as the session JWT has it", f.Type)
+		}
+	}
 }
 
 // Test is one request and what must come of it.
@@ -98,7 +154,7 @@ type Test struct {
 	// ContextExtensions are those of the Envoy route; "rule" names a rule.
 	ContextExtensions map[string]string `yaml:"context_extensions"`
 	// Session is the name of the session whose credential is presented. Default "none".
-	Session string `yaml:"session"`
+	Session sessionName `yaml:"session"`
 	// Presented says where: "authorization", "jwt_cookie", "token_cookie", "token_header", one or several. Default
 	// "authorization".
 	Presented oneOrMore `yaml:"presented"`
@@ -117,7 +173,7 @@ type Test struct {
 
 // Expect is what must come of a request. What is left out is not looked at.
 type Expect struct {
-	// Verdict is "allow", "deny" or "would_deny". Required.
+	// Verdict is "allow", "deny", "would_deny" or "left_to_envoy". Required.
 	Verdict string `yaml:"verdict"`
 	// Reason is why, as in logs and metadata.
 	Reason string `yaml:"reason"`
@@ -152,6 +208,8 @@ const (
 	apiRateLimited = "rate_limited"
 
 	anyValue = "*"
+
+	wouldDeny = "would_deny"
 )
 
 var (
@@ -160,7 +218,7 @@ var (
 	// SessionAPIs are the states of the session API.
 	SessionAPIs = []string{apiUp, apiDown, apiRateLimited}
 
-	verdicts    = []string{"allow", "deny", "would_deny"}
+	verdicts    = []string{"allow", "deny", wouldDeny, "left_to_envoy"}
 	reasonNames = func() (names []string) {
 		for r := check.Public; ; r++ {
 			names = append(names, r.String())
@@ -181,6 +239,11 @@ func Load(path string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
+	var top struct{ Projects, Policy yaml.Node }
+	if yaml.Unmarshal(data, &top) == nil && !top.Projects.IsZero() {
+		return nil, fmt.Errorf("%s: this is a configuration, not a policy test: name the file that tests it, which begins with %q",
+			path, "policy: "+filepath.Base(path))
+	}
 	f, r := &File{path: path, Time: defaultTime}, &reader{file: path}
 	r.read(data, f)
 	if f.Policy == "" && r.findings == nil {
@@ -192,8 +255,13 @@ func Load(path string) (*File, error) {
 	if err := r.err(); err != nil {
 		return nil, err
 	}
-	if f.config, err = config.LoadWithoutFiles(filepath.Join(filepath.Dir(path), f.Policy)); err != nil {
+	f.config, err = config.LoadWithoutFiles(filepath.Join(filepath.Dir(path), f.Policy))
+	if _, wrong := errors.AsType[*config.Error](err); wrong {
 		return nil, err
+	}
+	if err != nil {
+		r.report(top.Policy.Line, "policy", "%v: name the configuration file, from this file's folder", err)
+		return nil, r.err()
 	}
 	for name, s := range f.Sessions {
 		s.name = name
@@ -211,6 +279,7 @@ func Load(path string) (*File, error) {
 func ParseSession(name string, text []byte) (*Session, error) {
 	s, r := &Session{name: "somebody"}, &reader{file: name}
 	r.read(text, s)
+	s.complete(r, "")
 	return s, r.err()
 }
 
@@ -243,6 +312,7 @@ func (f *File) checkSession(r *reader, s Session) {
 	if s.Project != "" && !slices.ContainsFunc(f.config.Projects, named) {
 		r.report(s.line, path+".project", "there is no project %q in the policy", s.Project)
 	}
+	s.complete(r, path)
 }
 
 func (f *File) checkTest(r *reader, t *Test, path string, names map[string]int) {
@@ -271,14 +341,14 @@ func (f *File) checkTest(r *reader, t *Test, path string, names map[string]int) 
 	case err != nil:
 		report("request", "%v", err)
 	}
-	oneOf("session", t.Session, append(slices.Sorted(maps.Keys(f.Sessions)), none))
-	if _, ok := f.Sessions[t.Session]; !ok && (t.Presented != nil || t.TokenAge != 0 || t.Revoked) {
+	oneOf("session", string(t.Session), append(slices.Sorted(maps.Keys(f.Sessions)), none))
+	if _, ok := f.Sessions[string(t.Session)]; !ok && (t.Presented != nil || t.TokenAge != 0 || t.Revoked) {
 		report("session", "is missing, and so presented, token_age and revoked are without effect")
 	}
 	for _, place := range t.Presented {
 		oneOf("presented", place, Places)
 	}
-	if slices.Contains(t.Presented, inTokenHeader) && f.config.Credentials.TokenHeader == "" {
+	if slices.Contains(t.Presented, inTokenHeader) && f.config.Gate.Credentials.TokenHeader == "" {
 		report("presented", "the policy has no credentials.token_header")
 	}
 	oneOf("session_api", t.SessionAPI, SessionAPIs)
@@ -299,8 +369,8 @@ func (f *File) checkTest(r *reader, t *Test, path string, names map[string]int) 
 
 // rules are the names of the policy's rules in order, the default one last.
 func (f *File) rules() (names []string) {
-	for _, rule := range f.config.Rules.Rules {
+	for _, rule := range f.config.Gate.Rules.All() {
 		names = append(names, rule.Name)
 	}
-	return append(names, f.config.Rules.Default.Name)
+	return names
 }

@@ -127,7 +127,9 @@ func TestMistakes(t *testing.T) {
 		"no policy":            {"tests: [{name: a}]\n", "f.yaml:1: policy: is missing: "},
 		"no tests":             {"policy: policy.yaml\n", "f.yaml:1: tests: is missing or empty: "},
 		"an empty list":        {"policy: policy.yaml\ntests: []\n", "f.yaml:1: tests: is missing or empty: "},
-		"a policy that is not": {"policy: none.yaml\ntests: [{name: a}]\n", "none.yaml: "},
+		"a policy that is not": {"tests: [{name: a}]\npolicy: none.yaml\n", "f.yaml:2: policy: configuration "},
+		"a configuration": {string(policy),
+			"f.yaml: this is a configuration, not a policy test: name the file that tests it, which begins with \"policy: f.yaml\"\n"},
 		"a policy that is wrong": {"policy: wrong.yaml\ntests: [{name: a}]\n",
 			"wrong.yaml:1:"},
 		"a claim that is no JSON": {fmt.Sprintf(claims, "b: {1: 2}"), "f.yaml:3: FAIL: a\n    session a: "},
@@ -141,6 +143,37 @@ func TestMistakes(t *testing.T) {
 				t.Errorf("got %v\n%s\nwant %s", err, out, c.want)
 			}
 		})
+	}
+}
+
+func TestADeliveryMethodIsTheUsualOneOfItsType(t *testing.T) {
+	for kind, want := range map[string]string{
+		"otp": "email", "magic_link": "email", "totp": "authenticator_app", "password": "knowledge", "oauth": "oauth_google",
+		"sso": "sso_saml", "webauthn_registration": "webauthn_registration", "recovery_codes": "recovery_codes",
+	} {
+		s, err := policytest.ParseSession("s", []byte("factors: [{type: "+kind+"}, {type: "+kind+", delivery_method: sms}]"))
+		if err != nil || s.Factors[0].DeliveryMethod != want || s.Factors[1].DeliveryMethod != "sms" {
+			t.Errorf("%s: got %+v, %v, want %s", kind, s, err, want)
+		}
+	}
+}
+
+func TestAnOutageThatARuleLeavesToEnvoy(t *testing.T) {
+	folder := t.TempDir()
+	const denied = "session: a, token_age: 6m, session_api: down, expect: {verdict: %s, reason: api_unavailable, status: 503}"
+	for name, text := range map[string]string{
+		"app.yaml": "projects: [{project_id: project-test-1, secret_file: /none}]\n" +
+			"rules: [{name: loose, match: {path_prefix: /loose}, on_unavailable: envoy}]\n",
+		"app.test.yaml": "policy: app.yaml\nsessions: {a: {}}\ntests:\n" +
+			"- {name: left, request: GET https://a/loose, " + fmt.Sprintf(denied, "left_to_envoy") + "}\n" +
+			"- {name: not left, request: GET https://a/, " + fmt.Sprintf(denied, "deny") + "}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := run(t, false, filepath.Join(folder, "app.test.yaml")); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

@@ -83,7 +83,7 @@ func (f *File) scene(t Test) Scene {
 		Request: in, Now: f.Time, RBAC: f.RBAC,
 		Presented: t.Presented, TokenAge: t.TokenAge, Revoked: t.Revoked, SessionAPI: t.SessionAPI,
 	}
-	if s, ok := f.Sessions[t.Session]; ok {
+	if s, ok := f.Sessions[string(t.Session)]; ok {
 		scene.Session = &s
 	}
 	return scene

@@ -69,8 +69,9 @@ type Outcome struct {
 	// Calls is how often the session API was asked.
 	Calls int
 
-	scene Scene
-	names session.Names
+	scene  Scene
+	names  session.Names
+	shadow bool // the whole gate is in shadow
 }
 
 // Play asks the gate of a configuration, which may be one without files.
@@ -80,10 +81,7 @@ func Play(ctx context.Context, cfg *config.Config, scene Scene) (*Outcome, error
 	defer background.Wait()
 	defer cancel()
 
-	gate, err := cfg.Gate()
-	if err != nil {
-		return nil, err
-	}
+	gate := cfg.Gate
 	gate.Now = func() time.Time { return scene.Now }
 	gate.Projects = map[string]check.Project{}
 	var actors []*actor
@@ -120,7 +118,7 @@ func Play(ctx context.Context, cfg *config.Config, scene Scene) (*Outcome, error
 			return nil, err
 		}
 	}
-	outcome := &Outcome{Explanation: server.Explain(ctx, in), Request: in, scene: scene, names: gate.Credentials}
+	outcome := &Outcome{Explanation: server.Explain(ctx, in), Request: in, scene: scene, names: gate.Credentials, shadow: gate.Shadow}
 	for _, a := range actors {
 		a.api.Wait()
 		outcome.Calls += a.emulator.Calls(sessionapitest.EndpointAuthenticate)
@@ -211,8 +209,7 @@ func (a *actor) logIn(in *authv3.CheckRequest, scene Scene, names session.Names)
 	who := sessionapitest.LogIn{Roles: s.Roles, CustomClaims: s.Claims}
 	if a.gate.Product == session.B2B {
 		who.MemberID = cmp.Or(s.Subject, "member-test-"+s.name)
-		who.OrganizationID = cmp.Or(s.OrganizationID, "organization-test-acme")
-		who.OrganizationSlug = cmp.Or(s.OrganizationSlug, "acme")
+		who.OrganizationID, who.OrganizationSlug = s.organization()
 	} else {
 		who.UserID = cmp.Or(s.Subject, "user-test-"+s.name)
 		who.OrganizationID, who.OrganizationSlug = s.OrganizationID, s.OrganizationSlug // refused there, in good words

@@ -76,7 +76,7 @@ func (o *Outcome) upToCredential(t *trace) {
 		query = "?" + redacted // it may hold what belongs on no screen
 	}
 	t.add("request", "%s %s%s%s", http.GetMethod(), http.GetHost(), raw, query)
-	t.add("time", "%s", o.scene.Now.UTC().Format(time.RFC3339))
+	t.add("time", "%s", o.time())
 	switch read, err := policy.ReadPath(http.GetPath()); {
 	case err != nil:
 		t.add("path", "%s: %v", raw, err)
@@ -95,6 +95,13 @@ func (o *Outcome) upToCredential(t *trace) {
 		t.add("rule", "none")
 	} else {
 		t.add("rule", "%s: %s", o.Found.Rule.Name, matched(o.Found))
+	}
+	switch {
+	case o.Verdict != wouldDeny:
+	case o.shadow:
+		t.add("rule", "the whole gate is in shadow (shadow: true)")
+	default:
+		t.add("rule", "shadow: true")
 	}
 	for _, v := range o.Found.Variables {
 		t.add("variables", "%s = %q", v.Name, v.Value)
@@ -121,7 +128,23 @@ func (o *Outcome) upToCredential(t *trace) {
 	}
 }
 
-var needs = [...]string{policy.Required: "required", policy.Optional: "optional", policy.None: "none: no credential is looked at"}
+var needs = [...]string{
+	policy.Required: "required", policy.Optional: "optional", policy.None: "none: no credential is looked at",
+	policy.Refused: "refused: nobody passes, and no credential is looked at",
+}
+
+// time is when the request comes, and when it was captured if it was.
+func (o *Outcome) time() string {
+	now := o.scene.Now.UTC()
+	text, captured := now.Format(time.RFC3339), o.Request.GetAttributes().GetRequest().GetTime()
+	switch {
+	case captured == nil:
+		return text
+	case captured.AsTime().Truncate(time.Second).Equal(now.Truncate(time.Second)):
+		return text + ", when the request was captured"
+	}
+	return text + "; the request was captured at " + captured.AsTime().Format(time.RFC3339)
+}
 
 // matched says by what a rule was found, in the words of the configuration.
 func matched(f policy.Found) string {
@@ -241,8 +264,8 @@ func (o *Outcome) response(t *trace) {
 	for _, h := range a.upstream {
 		t.add("to upstream", "%s: %s", h.GetHeader().GetKey(), o.redactHeader(h.GetHeader()))
 	}
-	if len(a.removed) > 0 {
-		t.add("to upstream", "without %s", strings.Join(a.removed, ", "))
+	for _, line := range without(a.removed) {
+		t.add("to upstream", "without %s", line)
 	}
 	for _, h := range a.client {
 		t.add("to client", "%s: %s", h.GetHeader().GetKey(), o.redactHeader(h.GetHeader()))
@@ -253,6 +276,30 @@ func (o *Outcome) response(t *trace) {
 	for _, name := range slices.Sorted(maps.Keys(a.metadata)) {
 		t.add("metadata", "%s = %q", name, a.metadata[name].GetStringValue())
 	}
+}
+
+// without are the names of headers that are removed, each once: the same name with "_" for some "-" is but another spelling.
+func without(removed []string) (lines []string) {
+	var names []string
+	plain, spelt := map[string]bool{}, map[string]bool{}
+	for _, name := range removed {
+		plainName := strings.ReplaceAll(name, "_", "-")
+		if !plain[plainName] && !spelt[plainName] {
+			names = append(names, plainName)
+		}
+		plain[plainName] = plain[plainName] || name == plainName
+		spelt[plainName] = spelt[plainName] || name != plainName
+	}
+	say := func(format string, isPlain, isSpelt bool) {
+		of := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return plain[n] != isPlain || spelt[n] != isSpelt })
+		if len(of) > 0 {
+			lines = append(lines, fmt.Sprintf(format, strings.Join(of, ", ")))
+		}
+	}
+	say("%s", true, false)
+	say("%s, and their spellings with _", true, true)
+	say("the spellings with _ of %s", false, true)
+	return lines
 }
 
 // answer is a CheckResponse taken apart.

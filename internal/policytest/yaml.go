@@ -85,7 +85,14 @@ func (r *reader) value(node *yaml.Node, v reflect.Value, path string) {
 	case v.Kind() == reflect.Slice:
 		r.list(node, v, path)
 	case v.Kind() == reflect.String:
-		r.scalar(node, v, path, "a text", "it in quotes", func(text string) (any, error) {
+		wanted, example := "a text", "it in quotes"
+		switch {
+		case v.Type() == reflect.TypeFor[sessionName]():
+			wanted, example = "a name", `the name that a session has under "sessions"`
+		case node.Kind != yaml.ScalarNode:
+			example = "one, without brackets or braces"
+		}
+		r.scalar(node, v, path, wanted, example, func(text string) (any, error) {
 			if node.Tag != "!!str" {
 				return nil, errors.New("no text")
 			}
@@ -109,6 +116,9 @@ func (r *reader) value(node *yaml.Node, v reflect.Value, path string) {
 
 // oneOrMore is a list that may be written as its only item.
 type oneOrMore []string
+
+// sessionName is the name of a session of the file.
+type sessionName string
 
 func (r *reader) scalar(node *yaml.Node, v reflect.Value, path, wanted, example string, parse func(string) (any, error)) {
 	if node.Kind == yaml.ScalarNode {

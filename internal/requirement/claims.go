@@ -2,24 +2,18 @@ package requirement
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
-	"strconv"
 
 	"authz-sidecar/internal/session"
 )
 
 // validate finds names that no custom claim has.
 func (c Claim) validate(field string) error {
-	if c.Name == "" {
+	switch {
+	case c.Name == "":
 		return &FieldError{field + ".name", "is empty", "name a custom claim of the session JWT"}
-	}
-	text, err := json.Marshal(map[string]bool{c.Name: true})
-	if err == nil {
-		_, err = session.ParseClaims(string(text))
-	}
-	if err != nil {
-		return &FieldError{field + ".name", "no custom claim has this name: " + err.Error(),
+	case !session.IsCustomClaim(c.Name):
+		return &FieldError{field + ".name", "no custom claim has this name: it is reserved",
 			"for what every session JWT holds, use the other requirements, or cel"}
 	}
 	return nil
@@ -42,24 +36,8 @@ func (c Claim) met(_ context.Context, e Evidence) (bool, error) {
 
 // has reports whether a value is among those that are wanted; null, an object and a list in a list never are.
 func (c Claim) has(value any) bool {
-	text, ok := scalar(value)
+	text, ok := session.ClaimText(value)
 	return ok && slices.Contains(c.Values, text)
-}
-
-// scalar returns a string as it is, and a number or boolean as JSON writes it in its shortest form.
-func scalar(value any) (string, bool) {
-	switch v := value.(type) {
-	case string:
-		return v, true
-	case bool:
-		return strconv.FormatBool(v), true
-	case int64:
-		return strconv.FormatInt(v, 10), true
-	case float64:
-		text, err := json.Marshal(v)
-		return string(text), err == nil
-	}
-	return "", false
 }
 
 func (c Claim) wants() string {
@@ -104,6 +82,6 @@ func shown(value any) string {
 	case string:
 		return quote(v)
 	}
-	text, _ := scalar(value)
+	text, _ := session.ClaimText(value)
 	return text
 }

@@ -279,19 +279,21 @@ func (r requirement) check(ctx context.Context, e Evidence) (bool, error) {
 	return r.met(ctx, e)
 }
 
-// detail says for the log why a requirement is not met. It leaves the text of an expression out: that may hold what belongs into
-// no log.
+// detail says for the log why a requirement is not met. It leaves out the text of an expression and the value of a claim, which may
+// hold what belongs into no log.
 func (r requirement) detail(e Evidence, err error) string {
-	var saw string
-	if err != nil {
-		saw = err.Error()
-	} else {
-		saw = r.saw(e, false)
+	switch _, isExpression := r.judge.(*expression); {
+	case err != nil && isExpression:
+		return err.Error()
+	case err != nil:
+		return "wants " + r.wants() + "; " + err.Error()
+	case isExpression:
+		return r.saw(e, false)
 	}
-	if _, ok := r.judge.(*expression); ok {
-		return saw
+	if _, isClaim := r.judge.(Claim); isClaim {
+		return "wants " + r.wants() + "; saw something else"
 	}
-	return "wants " + r.wants() + "; saw " + saw
+	return "wants " + r.wants() + "; saw " + r.saw(e, false)
 }
 
 // Examine judges every requirement, whatever the others say.

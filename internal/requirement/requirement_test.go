@@ -388,7 +388,7 @@ func TestMistakes(t *testing.T) {
 		{"a slug by a variable without a template", config{Organization: requirement.Organization{SlugVariable: "org"}},
 			"organization.slug_in_path", "org", "path_template"},
 		{"a claim without a name", config{Claims: []requirement.Claim{{Name: "a"}, {}}}, "claims[1].name", "empty", "custom claim"},
-		{"a registered claim", config{Claims: []requirement.Claim{{Name: "exp"}}}, "claims[0].name", "exp is reserved", "cel"},
+		{"a registered claim", config{Claims: []requirement.Claim{{Name: "exp"}}}, "claims[0].name", "reserved", "cel"},
 		{"the vendor's claim", config{Claims: []requirement.Claim{{Name: "https://stytch.com/session"}}}, "claims[0].name", "reserved", "cel"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -38,6 +39,11 @@ func ParseClaims(text string) (Claims, error) {
 	return customClaims(o), nil
 }
 
+// IsCustomClaim says whether a custom claim may have this name.
+func IsCustomClaim(name string) bool {
+	return name != "" && !slices.ContainsFunc(reserved[:], func(r string) bool { return strings.EqualFold(r, name) })
+}
+
 // customClaims takes the members of a payload over and leaves the custom claims.
 func customClaims(o object) Claims {
 	o = slices.DeleteFunc(o, func(m member) bool { return slices.Contains(reserved[:], m.name) })
@@ -64,6 +70,19 @@ func (c Claims) Get(name string) (any, bool) {
 		return nil, false
 	}
 	return v.decode(), true
+}
+
+// ClaimText is the text of what Get returned, or of a member of it: a text as it is, a number or boolean as JSON writes it in its
+// shortest form. null, lists and objects have none.
+func ClaimText(value any) (string, bool) {
+	switch v := value.(type) {
+	case string:
+		return v, true
+	case bool, int64, float64:
+		text, err := json.Marshal(v)
+		return string(text), err == nil
+	}
+	return "", false
 }
 
 // JSON returns a claim's own JSON text, without white space between tokens and in printable ASCII: what is beyond it is

@@ -64,11 +64,7 @@ func (c *Client) findAhead(ctx context.Context, k key, r Request) (*Exchange, st
 	case len(c.calls) >= c.cfg.MaxCalls/aheadShare:
 		return nil, shedAhead
 	}
-	cl := &call{request: r, ahead: true, presented: r.Session}
-	if r.Token != "" {
-		cl.request.Session = nil // the client may have put two sessions side by side, which is no fault of the answer
-	}
-	c.start(ctx, k, cl)
+	c.start(ctx, k, &call{request: r, ahead: true})
 	return nil, started
 }
 

@@ -57,14 +57,20 @@ func TestAnswersMeanWhatTheVendorDocuments(t *testing.T) {
 					b := newBench(t, always(status, body))
 					defer b.done()
 					_, err := b.ask(jwtRequest)
-					want, outcome := sessionapi.ErrUnavailable, "unavailable"
-					if status == 429 {
+					want, outcome, outage := sessionapi.ErrUnavailable, "unavailable", true
+					switch {
+					case status == 429:
 						outcome = "rate_limited"
+					case status >= 400 && status < 500:
+						outcome, outage = "unexpected", false
 					}
 					for _, d := range documented {
 						if d.status == status && d.errorType == errorType {
-							want, outcome = d.want, d.outcome
+							want, outcome, outage = d.want, d.outcome, false
 						}
+					}
+					if errors.Is(err, sessionapi.ErrOutage) != outage {
+						t.Errorf("%v: an outage is %v", err, !outage)
 					}
 					wantError(t, err, want)
 					wantOnly(t, err, want)
@@ -342,7 +348,7 @@ func TestOutcomesAreThereFromTheStart(t *testing.T) {
 	b := newBench(t, always(200, ""))
 	for _, o := range []string{
 		"ok", "session_not_found", "credential_refused", "forbidden", "not_authorized", "mismatch",
-		"secret_refused", "rate_limited", "unavailable", "shed", "panic",
+		"secret_refused", "rate_limited", "unavailable", "unexpected", "unproved", "shed", "panic",
 	} {
 		if n := b.metric("calls_total", o); n != 0 {
 			t.Errorf("%s begins at %v", o, n)

@@ -33,7 +33,7 @@ func (c *Client) ask(ctx context.Context, r Request) result {
 func (c *Client) prove(ctx context.Context, r Request, a *answer) result {
 	s, err := c.cfg.Verify(ctx, a.SessionJWT, time.Now())
 	if err != nil && (ctx.Err() != nil || slices.ContainsFunc(notTheAnswersFault, func(e error) bool { return errors.Is(err, e) })) {
-		return no(unavailable, "the new JWT cannot be proved here: %v", err)
+		return no(unproved, "the new JWT cannot be proved here: %v", err)
 	}
 	if err != nil {
 		// Not wrapped: the caller's own JWT is not what this error is about.

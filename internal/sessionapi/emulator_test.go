@@ -81,7 +81,7 @@ func TestPermissionsAndExtensionsAgainstTheEmulator(t *testing.T) {
 			var ended []*session.Session
 			b := newBench(t, e.Transport(), func(c *sessionapi.Config) {
 				c.Product, c.Secret, c.Verify = e.product, secret, e.verifier.Verify
-				c.OnEnded = func(s *session.Session) { ended = append(ended, s) }
+				c.OnEnded = func(s *session.Session, _ bool) { ended = append(ended, s) }
 			})
 			defer b.done()
 			login, err := e.LogIn(sessionapitest.LogIn{Roles: []string{"viewer"}, Duration: 20 * time.Minute})

@@ -21,6 +21,9 @@ var (
 	ErrMismatch = errors.New("session API's answer does not fit the request")
 	// ErrUnavailable: the API could not be asked; nothing is known about the credential.
 	ErrUnavailable = errors.New("session API could not be asked")
+	// ErrOutage comes together with ErrUnavailable: the API itself is down, slow, answers nonsense or limits our rate. It is not
+	// said where we are at fault: our secret, our keys and clock, our own limit of calls, which strangers can use up.
+	ErrOutage error = outage{}
 	// ErrSecretRefused comes together with ErrUnavailable: the project's own id or secret is wrong, the operator's fault
 	// and never the user's.
 	ErrSecretRefused = errors.New("the project's secret was refused")
@@ -33,6 +36,12 @@ type RetryAfterError struct {
 }
 
 func (e *RetryAfterError) Error() string { return fmt.Sprintf("rate limited, retry after %v", e.After) }
+
+// outage is ErrUnavailable with a reason to be patient.
+type outage struct{}
+
+func (outage) Error() string        { return ErrUnavailable.Error() }
+func (outage) Is(target error) bool { return target == ErrUnavailable }
 
 // outcome is how a call ended: the metric's label.
 type outcome string
@@ -47,13 +56,15 @@ const (
 	secretRefused     outcome = "secret_refused"
 	rateLimited       outcome = "rate_limited"
 	unavailable       outcome = "unavailable"
+	unexpected        outcome = "unexpected"
+	unproved          outcome = "unproved"
 	shed              outcome = "shed"
 	panicked          outcome = "panic"
 )
 
 var outcomes = []outcome{
 	ok, sessionNotFound, credentialRefused, forbidden, notAuthorized, mismatch,
-	secretRefused, rateLimited, unavailable, shed, panicked,
+	secretRefused, rateLimited, unavailable, unexpected, unproved, shed, panicked,
 }
 
 // meanings is what the vendor's error answers mean, by status and error type together: a proxy's 404 says nothing about
@@ -91,6 +102,9 @@ func classify(status int, errorType string) outcome {
 			return a.outcome
 		}
 	}
+	if status >= 400 && status < 500 { // it is about the request, whatever it says: no outage
+		return unexpected
+	}
 	return unavailable
 }
 
@@ -109,6 +123,8 @@ var refusals = map[outcome]error{
 	notAuthorized:     ErrForbidden,
 	mismatch:          ErrMismatch,
 	secretRefused:     fmt.Errorf("%w: %w", ErrUnavailable, ErrSecretRefused),
+	rateLimited:       ErrOutage,
+	unavailable:       ErrOutage,
 }
 
 // no makes the result of a call that brought no exchange. The detail must quote nothing that a stranger wrote.

@@ -422,7 +422,10 @@ func TestOnEndedHearsOfEachSessionThatIsNotFound(t *testing.T) {
 						time.Sleep(time.Second)
 						return respond(c.status, c.body), nil
 					}), func(cfg *sessionapi.Config) {
-						cfg.OnEnded = func(s *session.Session) {
+						cfg.OnEnded = func(s *session.Session, certain bool) {
+							if !certain {
+								t.Error("not for certain")
+							}
 							b.Status() // no lock is held
 							heard = append(heard, s)
 						}
@@ -453,9 +456,51 @@ func TestOnEndedHearsOfEachSessionThatIsNotFound(t *testing.T) {
 	}
 }
 
+// TestASessionBesideATokenThatIsNotFoundIsInDoubt has each request's own JWT doubted, though all share one call, and that of a call
+// that nobody waits for.
+func TestASessionBesideATokenThatIsNotFoundIsInDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		doubted := map[string]int{}
+		b := newBench(t, api(func(*http.Request) (*http.Response, error) {
+			time.Sleep(time.Second)
+			return respond(404, `{"error_type":"session_not_found"}`), nil
+		}), func(cfg *sessionapi.Config) {
+			cfg.OnEnded = func(s *session.Session, certain bool) {
+				mu.Lock()
+				defer mu.Unlock()
+				if certain {
+					t.Error("for certain")
+				}
+				doubted[s.ID]++
+			}
+		})
+		defer b.done()
+		beside := func(id string) sessionapi.Request {
+			return sessionapi.Request{Token: tokenRequest.Token, Session: &session.Session{ID: id}}
+		}
+		var wg sync.WaitGroup
+		for _, id := range []string{"session-1", "session-2"} {
+			wg.Go(func() {
+				_, err := b.ask(beside(id))
+				wantOnly(t, err, sessionapi.ErrSessionNotFound)
+			})
+		}
+		wg.Wait()
+		b.wantCalls(1)
+		b.Ahead(t.Context(), beside("session-3"))
+		b.Wait()
+		for _, id := range []string{"session-1", "session-2", "session-3"} {
+			if doubted[id] == 0 {
+				t.Errorf("%s is in no doubt", id)
+			}
+		}
+	})
+}
+
 func TestPanicInOnEndedReachesNobody(t *testing.T) {
 	b := newBench(t, always(404, `{"error_type":"session_not_found"}`), func(c *sessionapi.Config) {
-		c.OnEnded = func(*session.Session) { panic("with " + credential) }
+		c.OnEnded = func(*session.Session, bool) { panic("with " + credential) }
 	})
 	defer b.done()
 	_, err := b.ask(jwtRequest)

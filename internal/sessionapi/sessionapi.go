@@ -55,10 +55,10 @@ type Config struct {
 	// KeptExchanges is how many exchanges are kept for requests that still carry the traded credential; one that grants a
 	// permission counts twice, since it is kept for its own JWT too. Default 0: none, and Ahead does nothing.
 	KeptExchanges int
-	// OnEnded hears of a session that the API did not find, once for each call about a JWT; a token does not say of which
-	// session it is. It runs in the call's goroutine, under no lock and before anybody who waits gets the error, so it must be
-	// quick. The session is shared: read only. Default: nobody hears.
-	OnEnded func(*session.Session)
+	// OnEnded hears of a session that the API did not find: one that was asked about by its JWT for certain, one whose JWT was
+	// beside a token that the API did not find not for certain. It is told before anybody who waits gets the error, in the
+	// call's goroutine or the waiter's, under no lock, and must be quick. The session is shared: read only. Default: nobody hears.
+	OnEnded func(s *session.Session, certain bool)
 	// Logger gets alerts and changes of state. Default: discard.
 	Logger *slog.Logger
 	// Registerer gets the metrics. Default: none.
@@ -196,6 +196,9 @@ func (c *Client) Authenticate(ctx context.Context, r Request, maxAge time.Durati
 	defer c.metrics.waiters.Dec()
 	select {
 	case <-call.done:
+		if r.Token != "" && errors.Is(call.err, ErrSessionNotFound) {
+			c.ended(r, r.Session) // who joins may have another JWT beside the token than who began
+		}
 		return call.exchange, call.err
 	case <-ctx.Done():
 		return nil, callerLeft(ctx)
@@ -240,6 +243,10 @@ func (c *Client) find(ctx context.Context, k key, r Request, maxAge time.Duratio
 // start begins a call. The caller holds mu.
 func (c *Client) start(ctx context.Context, k key, cl *call) {
 	r := &cl.request
+	cl.presented = r.Session
+	if r.Token != "" {
+		r.Session = nil // the client may have put two sessions side by side, which is no fault of the answer
+	}
 	if r.Check != nil {
 		r.Check = new(*r.Check) // what is asked must stay what the key says, whatever the caller does to its own
 	}
@@ -277,8 +284,15 @@ func (c *Client) run(ctx context.Context, k key, cl *call) {
 		c.finish(k, cl, res, start)
 	}()
 	res = c.ask(ctx, cl.request)
-	if s := cl.request.Session; res.outcome == sessionNotFound && s != nil && c.cfg.OnEnded != nil {
-		c.cfg.OnEnded(s)
+	if res.outcome == sessionNotFound {
+		c.ended(cl.request, cl.presented)
+	}
+}
+
+// ended tells that the session of a request was not found.
+func (c *Client) ended(r Request, presented *session.Session) {
+	if presented != nil && c.cfg.OnEnded != nil {
+		c.cfg.OnEnded(presented, r.JWT != "")
 	}
 }
 
@@ -382,5 +396,5 @@ func (c *Client) alertPanic(v any) {
 }
 
 func callerLeft(ctx context.Context) error {
-	return fmt.Errorf("%w: caller's deadline: %w", ErrUnavailable, context.Cause(ctx))
+	return fmt.Errorf("%w: caller's deadline: %w", ErrOutage, context.Cause(ctx))
 }

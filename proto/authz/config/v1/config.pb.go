@@ -54,11 +54,12 @@ type Config struct {
 	// and x-auth-roles.
 	IdentityHeaders []*IdentityHeader `protobuf:"bytes,7,rep,name=identity_headers,json=identityHeaders,proto3" json:"identity_headers,omitempty"`
 	// The name of the rule for paths that two servers could read differently ("//", dot segments, encoded slashes, ";" and
-	// the like), for an app that needs them. It must require a session, match by name only (`match: {by_name: true}`), and have
-	// neither `preflight` nor `shadow`. Default: none, and such a path is answered with 400.
+	// the like), for an app that needs them. It alone decides about them, whatever other rules say of the path: it must require
+	// a session, and more if any rule does, match by name only (`match: {by_name: true}`), and have neither `preflight` nor
+	// `shadow`. Default: none, and such a path is answered with 400.
 	AmbiguousPathRule string `protobuf:"bytes,8,opt,name=ambiguous_path_rule,json=ambiguousPathRule,proto3" json:"ambiguous_path_rule,omitempty"`
 	// Observe only: every request passes, and what would have been answered is logged, counted and put into the metadata.
-	// Ambiguous paths are still refused. Default false.
+	// Ambiguous paths and methods are still refused. Default false.
 	Shadow bool `protobuf:"varint,9,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	// Where browsers are sent to log in, by rules with `redirect_to_log_in`.
 	LogIn *LogIn `protobuf:"bytes,10,opt,name=log_in,json=logIn,proto3" json:"log_in,omitempty"`
@@ -176,7 +177,8 @@ func (x *Config) GetTrustedOrigins() []string {
 	return nil
 }
 
-// LogIn says where browsers are sent to log in.
+// LogIn says where browsers are sent to log in. The parameter `reason=step_up` is added where a session is there, but further
+// authentication is wanted.
 type LogIn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The log-in page: a path of the same host ("/login"), or an https URL. Required by rules with `redirect_to_log_in`.
@@ -705,7 +707,8 @@ type Rule struct {
 	// Which requests it is for. Required, but for the default rule.
 	Match *Match `protobuf:"bytes,2,opt,name=match,proto3" json:"match,omitempty"`
 	// "required": a valid session, or no passage. "optional": a request without a credential passes as anonymous; one
-	// with a bad credential does not. "none": every request passes and no credential is looked at. Default "required".
+	// with a bad credential does not. "none": every request passes and no credential is looked at. "refused": no request
+	// passes, whoever sends it; as the default rule it closes whatever no rule opens. Default "required".
 	Session string `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
 	// How old a session JWT may be, by its iat, before the session API is asked. 0s asks every time. Default: until the
 	// JWT expires. For opaque tokens see `token_reuse`.
@@ -713,14 +716,16 @@ type Rule struct {
 	// The name of the project whose sessions are accepted. Default: the only project; required where there are
 	// several, unless `session` is "none".
 	Project string `protobuf:"bytes,5,opt,name=project,proto3" json:"project,omitempty"`
-	// How long what the session API said of an opaque token serves further requests with that token. 0s asks every time.
-	// Default 0s.
+	// How long what the session API said of an opaque token serves further requests with that token. 0s asks every time. What
+	// the session gains in between, a role for instance, is seen when it is over; so it cannot stand beside `require.factors`.
+	// Where a JWT came with the token, it is `max_token_age` that counts. Default 0s.
 	TokenReuse *durationpb.Duration `protobuf:"bytes,6,opt,name=token_reuse,json=tokenReuse,proto3" json:"token_reuse,omitempty"`
 	// What becomes of an authentic JWT that has expired or is too old: "refresh" trades it, or the opaque token beside it, at
 	// the session API for a new one; "deny" answers 401 and leaves the refresh to the client. Default "refresh".
 	OnExpired string `protobuf:"bytes,7,opt,name=on_expired,json=onExpired,proto3" json:"on_expired,omitempty"`
-	// A JWT that came by cookie and expires within so long is traded in the background, while it still serves; the new one is
-	// handed over with a later answer. Default 0s: never.
+	// A JWT that came by cookie, or by header where `refreshed_jwt_header` is set, and expires within so long is traded in the
+	// background, while it still serves; the new one is handed over with a later answer. Not with a permission that the session
+	// API evaluates. Default 0s: never.
 	RefreshAhead *durationpb.Duration `protobuf:"bytes,8,opt,name=refresh_ahead,json=refreshAhead,proto3" json:"refresh_ahead,omitempty"`
 	// By how many minutes from now a session is extended whenever the session API is asked, 5 to 527040 (366 days). Default:
 	// the session is not extended.
@@ -728,15 +733,16 @@ type Rule struct {
 	// What a session must have beyond being valid. All of it must hold. Default: nothing.
 	Require *Require `protobuf:"bytes,10,opt,name=require,proto3" json:"require,omitempty"`
 	// How long past its exp (or past iat + max_token_age, where that is set) an authentic JWT still passes while the session
-	// API cannot be asked: it is down, too slow, or limits our rate. Never past the end of the session, never for a session that
-	// is known to have ended, never for an opaque token, never if our own secret was refused or keys are missing. Default 0s:
+	// API cannot be asked: it is down, too slow, or limits our rate. Not while it is our own limit of calls (`max_calls`) that is
+	// reached. Never past the end of the session, never for a session that is known to have ended, never for an opaque token,
+	// never if our own secret was refused or keys are missing. Not with a permission that the session API evaluates. Default 0s:
 	// never.
 	Grace *durationpb.Duration `protobuf:"bytes,11,opt,name=grace,proto3" json:"grace,omitempty"`
 	// The grace is for GET, HEAD and OPTIONS only. Default false.
 	GraceSafeMethodsOnly bool `protobuf:"varint,12,opt,name=grace_safe_methods_only,json=graceSafeMethodsOnly,proto3" json:"grace_safe_methods_only,omitempty"`
 	// What is answered when the session API cannot be asked and there is no grace: "deny" is 503. "envoy" hands the choice to
 	// the failure_mode_allow of Envoy's filter (1.37 or newer; older ones answer 403): with that set, EVERY request whose session
-	// needs the API passes while it is down. Default "deny".
+	// needs the API passes while it is down or limits our rate, with whatever identity headers it came with. Default "deny".
 	OnUnavailable string `protobuf:"bytes,13,opt,name=on_unavailable,json=onUnavailable,proto3" json:"on_unavailable,omitempty"`
 	// Lets CORS preflights (OPTIONS with Origin and Access-Control-Request-Method) of the matched paths pass without a
 	// session, whatever `methods` says; the upstream answers them. Better is Envoy's cors filter before this one, which answers
@@ -748,7 +754,8 @@ type Rule struct {
 	// Sends a browser that navigates (GET, Sec-Fetch-Mode: navigate or Accept: text/html) and has no valid session, or not the
 	// authentication that is required, to `log_in.url` with 302. Default false.
 	RedirectToLogIn bool `protobuf:"varint,16,opt,name=redirect_to_log_in,json=redirectToLogIn,proto3" json:"redirect_to_log_in,omitempty"`
-	// Observe only: a request that the rule would deny passes, without identity. Default false.
+	// Observe only: a request that the rule would deny passes, without identity. So every request that it matches passes, whatever
+	// the rules below it say. Default false.
 	Shadow        bool `protobuf:"varint,17,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1199,9 +1206,10 @@ type Factors struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many there must be. Default 1.
 	MinCount *uint32 `protobuf:"varint,1,opt,name=min_count,json=minCount,proto3,oneof" json:"min_count,omitempty"`
-	// The types that count, as the session has them: "otp", "webauthn_registration", "totp", "password", … Default: all.
+	// The types that count, as the session has them, in lower case: "otp", "webauthn_registration", "totp", "password", …
+	// Default: all.
 	Types []string `protobuf:"bytes,2,rep,name=types,proto3" json:"types,omitempty"`
-	// The delivery methods that count: "sms", "email", "authenticator_app", … Default: all.
+	// The delivery methods that count, in lower case: "sms", "email", "authenticator_app", … Default: all.
 	DeliveryMethods []string `protobuf:"bytes,3,rep,name=delivery_methods,json=deliveryMethods,proto3" json:"delivery_methods,omitempty"`
 	// How long ago they may have been authenticated. Default: any time.
 	MaxAge        *durationpb.Duration `protobuf:"bytes,4,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
@@ -1270,26 +1278,31 @@ func (x *Factors) GetMaxAge() *durationpb.Duration {
 // Match says which requests a rule is for. All that is given must hold, and something must be given; of `path`,
 // `path_prefix`, `path_template` and `path_regex` at most one.
 //
-// Paths are compared with case, without the query, after percent-encoded characters that may stand as they are have been decoded
-// (/%61dmin is /admin). A slash at the end makes no difference unless `exact_trailing_slash` says so.
+// Paths are compared with case (/Orgs is not /orgs) and without the query, in one spelling: what may stand in a segment as it is
+// (RFC 3986: letters, digits and -._~!$&'()*+,=:@) is decoded, all else is %XX in capitals. /%61dmin is /admin, "/a b" is
+// /a%20b, and /caf%c3%a9 is /caf%C3%A9. `path`, `path_prefix` and `path_template` are read so, too. A slash at the end makes no
+// difference unless `exact_trailing_slash` says so.
+//
+// A method with lower-case letters is answered with 400, whatever the rules: apps disagree about what it is.
 type Match struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The path, or its beginning up to a segment border: "/admin" is for /admin, /admin/ and /admin/users, not for
 	// /administrator.
 	PathPrefix string `protobuf:"bytes,1,opt,name=path_prefix,json=pathPrefix,proto3" json:"path_prefix,omitempty"`
-	// The methods, in capitals; GET covers HEAD. Default: all.
+	// The methods, in capitals; GET covers HEAD. Not CONNECT, which has no path. Default: all.
 	Methods []string `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty"`
 	// The whole path.
 	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
 	// The whole path with variables, each for one segment that is not empty: "/orgs/{org}/docs/{doc}". A last "{rest=**}"
 	// is for any number of segments.
 	PathTemplate string `protobuf:"bytes,4,opt,name=path_template,json=pathTemplate,proto3" json:"path_template,omitempty"`
-	// A regular expression (RE2) for the whole path: "/v[0-9]+/users". One that begins with literal text is found faster.
+	// A regular expression (RE2) for the whole path in the spelling above: "/v[0-9]+/users", "/my%20files/.*". Each of its
+	// alternatives begins with a slash. One that begins with literal text is found faster.
 	PathRegex string `protobuf:"bytes,5,opt,name=path_regex,json=pathRegex,proto3" json:"path_regex,omitempty"`
-	// The hosts: "app.example.com", or "*.example.com" for every host below it. Compared without case, port and trailing dot.
-	// Default: all.
+	// The hosts: "app.example.com", or "*.example.com" for every host below example.com, but not for that itself. Compared
+	// without case, port and trailing dots. Default: all.
 	Hosts []string `protobuf:"bytes,6,rep,name=hosts,proto3" json:"hosts,omitempty"`
-	// The headers that the request must have.
+	// The headers that the request must have. Clients write them: none of `identity_headers` can be among them.
 	Headers []*HeaderMatch `protobuf:"bytes,7,rep,name=headers,proto3" json:"headers,omitempty"`
 	// A slash at the end makes another path, for `path`, `path_template` and `path_regex`. Default false.
 	ExactTrailingSlash bool `protobuf:"varint,8,opt,name=exact_trailing_slash,json=exactTrailingSlash,proto3" json:"exact_trailing_slash,omitempty"`
@@ -1398,7 +1411,7 @@ type HeaderMatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its name, in lower case. Required.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Its value, exactly. Several lines of one name are one value, joined by commas. Default: any, be it empty.
+	// Its value, exactly, without white space around it. Several lines of one name are one value, joined by commas. Default: any, be it empty.
 	Value         *string `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1465,7 +1478,8 @@ type Credentials struct {
 	// The response header, in lower case, in which a refreshed JWT goes back to a client whose credential came by header.
 	// Default: none, and such a client is not told.
 	RefreshedJwtHeader string `protobuf:"bytes,5,opt,name=refreshed_jwt_header,json=refreshedJwtHeader,proto3" json:"refreshed_jwt_header,omitempty"`
-	// The credential is removed from a request before it goes upstream, for apps that must not see it. Default false.
+	// The credential is removed from a request before it goes upstream, for apps that must not see it; an Authorization header
+	// only if it holds a JWT and the rule looks at a session. Default false.
 	RemoveUpstream bool `protobuf:"varint,6,opt,name=remove_upstream,json=removeUpstream,proto3" json:"remove_upstream,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -1840,11 +1854,11 @@ const file_authz_config_v1_config_proto_rawDesc = "" +
 	"\x0ekept_exchanges\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x01R\rkeptExchanges\x88\x01\x01B\f\n" +
 	"\n" +
 	"_max_callsB\x11\n" +
-	"\x0f_kept_exchanges\"\xac\a\n" +
+	"\x0f_kept_exchanges\"\xb5\a\n" +
 	"\x04Rule\x12\x1c\n" +
 	"\x04name\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04name\x12,\n" +
-	"\x05match\x18\x02 \x01(\v2\x16.authz.config.v1.MatchR\x05match\x12<\n" +
-	"\asession\x18\x03 \x01(\tB\"\xbaH\x1f\xd8\x01\x01r\x1aR\brequiredR\boptionalR\x04noneR\asession\x12M\n" +
+	"\x05match\x18\x02 \x01(\v2\x16.authz.config.v1.MatchR\x05match\x12E\n" +
+	"\asession\x18\x03 \x01(\tB+\xbaH(\xd8\x01\x01r#R\brequiredR\boptionalR\x04noneR\arefusedR\asession\x12M\n" +
 	"\rmax_token_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\vmaxTokenAge\x12\x18\n" +
 	"\aproject\x18\x05 \x01(\tR\aproject\x12I\n" +
 	"\vtoken_reuse\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
@@ -1894,13 +1908,11 @@ const file_authz_config_v1_config_proto_rawDesc = "" +
 	"resourceId\x12\"\n" +
 	"\x06action\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06action\x120\n" +
-	"\bevaluate\x18\x03 \x01(\tB\x14\xbaH\x11\xd8\x01\x01r\fR\x05localR\x03apiR\bevaluate\"\xf0\x01\n" +
+	"\bevaluate\x18\x03 \x01(\tB\x14\xbaH\x11\xd8\x01\x01r\fR\x05localR\x03apiR\bevaluate\"\x88\x02\n" +
 	"\aFactors\x12+\n" +
-	"\tmin_count\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\x10(\x01H\x00R\bminCount\x88\x01\x01\x12&\n" +
-	"\x05types\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n" +
-	"\x10 \"\x06r\x04\x10\x01\x18@R\x05types\x12;\n" +
-	"\x10delivery_methods\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n" +
-	"\x10 \"\x06r\x04\x10\x01\x18@R\x0fdeliveryMethods\x12E\n" +
+	"\tmin_count\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\x10(\x01H\x00R\bminCount\x88\x01\x01\x122\n" +
+	"\x05types\x18\x02 \x03(\tB\x1c\xbaH\x19\x92\x01\x16\x10 \"\x12r\x10\x18@2\f^[a-z0-9_]+$R\x05types\x12G\n" +
+	"\x10delivery_methods\x18\x03 \x03(\tB\x1c\xbaH\x19\x92\x01\x16\x10 \"\x12r\x10\x18@2\f^[a-z0-9_]+$R\x0fdeliveryMethods\x12E\n" +
 	"\amax_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x8a\x8a\x0f2\x02\b\x01R\x06maxAgeB\f\n" +
 	"\n" +
 	"_min_count\"\xed\x03\n" +

@@ -5,25 +5,18 @@ import (
 	"strings"
 )
 
-// Takes says whether every request that another Match matches is matched by this one, too. Yes is certain; no is not, since
-// regular expressions are compared by their text and the literal text that they begin with. A Match that is found by name
-// only, or that does not compile, takes nothing and is taken by nothing.
-func (m Match) Takes(other Match) bool {
-	ours, wrong := compile(m)
-	theirs, wrongToo := compile(other)
-	return len(wrong)+len(wrongToo) == 0 && ours.takes(&theirs, other.Methods)
+// UnreachableRule is a rule that decides for no request.
+type UnreachableRule struct {
+	// Index is its place in the list, By that of the first rule before it that takes all of its requests.
+	Index, By int
 }
 
-// Pair is two rules of a list.
-type Pair struct {
-	// Rule is the place of a rule that no request reaches, By that of the first rule before it that takes them all.
-	Rule, By int
-}
-
-// Shadowed finds the rules that decide for no request, unless Envoy names them, because one rule before them takes all of
-// theirs (by Takes, and Rule.Preflight). What several take between them it does not see. Rules for one path that differ in
-// nothing but methods, headers or further hosts are compared each with each.
-func Shadowed(rules []Rule) []Pair {
+// Unreachable finds the rules that decide for no request, unless Envoy names them, because one rule before them takes all of
+// theirs. What it finds is certain. What several rules take between them it does not see, and regular expressions it compares
+// by their text and the literal text that they begin with. A rule that is found by name only, or that does not compile, takes
+// nothing and is not found. Rules for one path that differ in nothing but methods, headers or further hosts are compared each
+// with each.
+func Unreachable(rules []Rule) []UnreachableRule {
 	patterns := make([]pattern, len(rules))
 	for i, rule := range rules {
 		p, wrong := compile(rule.Match)
@@ -31,7 +24,7 @@ func Shadowed(rules []Rule) []Pair {
 		patterns[i] = p
 	}
 	x := newIndex(patterns)
-	var pairs []Pair
+	var found []UnreachableRule
 	var groups []*group
 	var lists [][]int32
 	for i := range patterns {
@@ -72,13 +65,14 @@ func Shadowed(rules []Rule) []Pair {
 			}
 		}
 		if first < i {
-			pairs = append(pairs, Pair{Rule: i, By: first})
+			found = append(found, UnreachableRule{Index: i, By: first})
 		}
 	}
-	return pairs
+	return found
 }
 
-// takes is Takes, for other methods than theirs if need be.
+// takes says whether every request that another pattern matches with one of the methods, which mostly are its own, is matched
+// by this one, too.
 func (p *pattern) takes(theirs *pattern, methods []string) bool {
 	return !p.byName && !theirs.byName &&
 		p.takesMethods(methods) && p.takesHeaders(theirs.headers) && p.takesPath(theirs) && p.takesHosts(theirs.hosts)

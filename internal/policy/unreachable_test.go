@@ -69,13 +69,13 @@ func TestTakesIsYesOnlyIfNoRequestIsLeft(t *testing.T) {
 		{"of one by name", match{}, match{ByName: true}, false},
 		{"what does not compile", match{Path: "//"}, match{Path: "//"}, false},
 	} {
-		if got := c.ours.Takes(c.their); got != c.yes {
+		if got := policy.Takes(c.ours, c.their); got != c.yes {
 			t.Errorf("%s: %t", c.name, got)
 		}
 	}
 }
 
-func TestShadowedConsidersPreflights(t *testing.T) {
+func TestUnreachableConsidersPreflights(t *testing.T) {
 	post := policy.Match{Methods: []string{"POST"}}
 	for _, c := range []struct {
 		name        string
@@ -89,20 +89,20 @@ func TestShadowedConsidersPreflights(t *testing.T) {
 			policy.Rule{Match: post, Preflight: true}, true},
 		{"theirs, and our every method", policy.Rule{}, policy.Rule{Match: post, Preflight: true}, true},
 	} {
-		if got := len(policy.Shadowed([]policy.Rule{c.ours, c.their})) == 1; got != c.yes {
+		if got := len(policy.Unreachable([]policy.Rule{c.ours, c.their})) == 1; got != c.yes {
 			t.Errorf("%s: %t", c.name, got)
 		}
 	}
 }
 
-func TestShadowedPassesOverWhatDoesNotCompile(t *testing.T) {
+func TestUnreachablePassesOverWhatDoesNotCompile(t *testing.T) {
 	rules := []policy.Rule{rule("a", policy.Match{PathTemplate: "/{"}), {}, rule("b", policy.Match{Path: "//"})}
-	if pairs := policy.Shadowed(rules); pairs != nil {
-		t.Errorf("%v", pairs)
+	if found := policy.Unreachable(rules); found != nil {
+		t.Errorf("%v", found)
 	}
 }
 
-func FuzzShadowedIsWhatTakesSaysAndNoRequestReaches(f *testing.F) {
+func FuzzUnreachableIsWhatTakesSaysAndNoRequestReaches(f *testing.F) {
 	for seed := range uint64(100) {
 		f.Add(seed)
 	}
@@ -110,31 +110,31 @@ func FuzzShadowedIsWhatTakesSaysAndNoRequestReaches(f *testing.F) {
 		m := maker{rand.New(rand.NewPCG(seed, 1))}
 		rules := m.rules(1 + m.IntN(30))
 		for i := range rules {
-			rules[i].Preflight = false // Takes does not see it
+			rules[i].Preflight = false // which Takes does not see
 		}
-		var want []policy.Pair
-		shadowed := map[string]bool{}
+		var want []policy.UnreachableRule
+		unreachable := map[string]bool{}
 		for i := range rules {
-			if by := slices.IndexFunc(rules[:i], func(r policy.Rule) bool { return r.Match.Takes(rules[i].Match) }); by >= 0 {
-				want = append(want, policy.Pair{Rule: i, By: by})
-				shadowed[rules[i].Name] = true
+			if by := slices.IndexFunc(rules[:i], func(r policy.Rule) bool { return policy.Takes(r.Match, rules[i].Match) }); by >= 0 {
+				want = append(want, policy.UnreachableRule{Index: i, By: by})
+				unreachable[rules[i].Name] = true
 			}
 		}
-		if got := policy.Shadowed(rules); !slices.Equal(got, want) {
+		if got := policy.Unreachable(rules); !slices.Equal(got, want) {
 			t.Fatalf("%v, want %v of\n%s", got, want, list(rules))
 		}
 		cfg := policy.Config{Rules: rules, Default: policy.Rule{Name: "default"}}
 		for range 200 {
 			r, host := m.request()
 			r.Rule = ""
-			if name, _ := reference(cfg, r, host); shadowed[name] {
+			if name, _ := reference(cfg, r, host); unreachable[name] {
 				t.Fatalf("%s is reached by %+v of\n%s", name, r, list(rules))
 			}
 		}
 	})
 }
 
-func BenchmarkShadowed(b *testing.B) {
+func BenchmarkUnreachable(b *testing.B) {
 	different, _ := mixed(10000, "GET")
 	var alike []policy.Rule
 	for i := range 10000 {
@@ -146,8 +146,8 @@ func BenchmarkShadowed(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if pairs := policy.Shadowed(rules); pairs != nil {
-					b.Fatal(pairs)
+				if found := policy.Unreachable(rules); found != nil {
+					b.Fatal(found)
 				}
 			}
 		})
