@@ -61,3 +61,21 @@ func TestAnExchangeExtendsTheSession(t *testing.T) {
 		}
 	}
 }
+
+// TestAMethodInLowerCaseIsNoWayAroundARule uses HTTP/2, which lets any method through to Envoy and the app.
+func TestAMethodInLowerCaseIsNoWayAroundARule(t *testing.T) {
+	eachEnvoy(t, func(t *testing.T, path string) {
+		r := start(t, rig.Options{EnvoyPath: path,
+			Config: "rules: [{ name: delete, match: { path_prefix: /app, methods: [DELETE] }, require: { any_role: [admin] } }]\n"})
+		transport := &http.Transport{Protocols: new(http.Protocols)}
+		transport.Protocols.SetUnencryptedHTTP2(true)
+		defer transport.CloseIdleConnections()
+		r.Client = &http.Client{Transport: transport}
+		login := logIn(t, r, sessionapitest.LogIn{})
+		for method, want := range map[string]int{"DELETE": 403, "delete": 400, "DeLETE": 400, "GET": 200} {
+			if reply := do(t, r, method, "/app", bearer(login.JWT)); reply.Status != want {
+				t.Errorf("%s: %d, want %d; %s", method, reply.Status, want, reply.Body)
+			}
+		}
+	})
+}
