@@ -26,14 +26,14 @@ func (p *Permission) wants() string {
 	return "the permission " + word(p.Action) + " on " + word(p.ResourceID)
 }
 
-func (p *Permission) saw(_ Evidence, met bool) string {
+func (p *Permission) saw(e Evidence, met bool) string {
 	switch {
 	case p.AskAPI && met:
 		return "granted: the session API is asked, and has said yes"
 	case p.AskAPI:
 		return "not granted yet: the session API is asked"
 	case met:
-		return "granted by the session's roles"
+		return "granted by the session's roles: " + sawRoles(e)
 	}
-	return "not granted by the session's roles"
+	return "not granted by the session's roles: " + sawRoles(e)
 }
