@@ -71,7 +71,7 @@ func (s *Server) authorize(ctx context.Context, req *request) decision {
 	}
 	if err != nil {
 		if !s.graced(req, d, err) {
-			d.leftToEnvoy = rule.LeaveToEnvoy && errors.Is(err, sessionapi.ErrOutage)
+			d.leftToEnvoy = rule.LeaveToEnvoy && d.isOutage(err)
 			return d.because(err)
 		}
 		late, cancel := beforeDeadline(ctx) // a part of what was kept back: the API may have taken all the rest
@@ -190,8 +190,8 @@ func asksAPI(rule *policy.Rule) bool {
 	return p != nil && p.AskAPI
 }
 
-// trade asks the session API for a new JWT, and about the rule's permission if it is the API's to judge. With an error comes an
-// exchange if one was made before the API said no to the permission.
+// trade asks the session API for a new JWT, and about the rule's permission if it is the API's to judge. With ErrForbidden comes
+// an exchange if one was made before the API said no to the permission.
 func (p Project) trade(ctx context.Context, c session.Credential, proved proof, rule *policy.Rule) (*sessionapi.Exchange, error) {
 	r, maxAge := ask(c, proved, rule)
 	if !asksAPI(rule) {
@@ -213,10 +213,10 @@ func (p Project) trade(ctx context.Context, c session.Credential, proved proof, 
 		r.Check.OrganizationID = r.Session.OrganizationID
 	}
 	exchange, err := p.exchange(ctx, r, maxAge, proved)
-	if err != nil {
+	if errors.Is(err, sessionapi.ErrForbidden) {
 		return first, err
 	}
-	return exchange, nil
+	return exchange, err
 }
 
 // exchange asks, and holds what comes against the JWT that was presented.
@@ -272,7 +272,7 @@ func (s *Server) graced(req *request, d decision, err error) bool {
 	if rule.Grace == 0 || old == nil || asksAPI(rule) || rule.GraceSafeMethodsOnly && !req.isSafe() {
 		return false
 	}
-	if !errors.Is(err, sessionapi.ErrOutage) {
+	if !d.isOutage(err) {
 		return false
 	}
 	if old.EndsAt.IsZero() || !d.now.Before(old.EndsAt) || s.ended.Doubted(endedSession(old), d.now) {
@@ -283,6 +283,12 @@ func (s *Server) graced(req *request, d decision, err error) bool {
 		end = old.IssuedAt.Add(rule.MaxTokenAge)
 	}
 	return d.now.Before(end.Add(rule.Grace))
+}
+
+// isOutage says whether the session API is at fault. It is not held to be where a JWT was set aside: looking for its key may have
+// taken the time, and anybody can make up a key.
+func (d *decision) isOutage(err error) bool {
+	return errors.Is(err, sessionapi.ErrOutage) && !d.proved.setAside
 }
 
 // isEnded says whether a session, which may be nil, is known to have ended.

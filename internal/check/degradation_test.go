@@ -226,3 +226,38 @@ func TestErrorResponseHandsTheChoiceToEnvoy(t *testing.T) {
 type noKeys struct{}
 
 func (noKeys) Key(context.Context, string) (*rsa.PublicKey, error) { return nil, errors.New("stale") }
+
+// TestAMadeUpKeyBringsAboutNoOutage has a stranger's JWT under an unknown key take all the time that the session API could have had.
+func TestAMadeUpKeyBringsAboutNoOutage(t *testing.T) {
+	h := newHouseOf(t, session.Consumer, withRules(t,
+		policy.Rule{Name: "grace", Match: prefix("/grace"), MaxTokenAge: session.NoMaxAge, Grace: 2 * time.Minute},
+		policy.Rule{Name: "envoy", Match: prefix("/envoy"), MaxTokenAge: session.NoMaxAge, LeaveToEnvoy: true},
+	), func(c *session.Config, _ *sessionapi.Config) { c.Keys = slowWhereUnknown{c.Keys} })
+	login := h.logIn(sessionapitest.LogIn{})
+	madeUp, err := h.emulator.Sign(map[string]any{"alg": "RS256", "typ": "JWT", "kid": "jwk-test-nobody"}, map[string]any{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, headers := range map[string][]string{
+		"/envoy": {"authorization", "Bearer " + madeUp, "cookie", "stytch_session=" + strings.Repeat("x", 44)},
+		"/grace": {"authorization", "Bearer " + madeUp, "cookie", "stytch_session=" + strings.Repeat("x", 44) + "; stytch_session_jwt=" + h.mint(login, 6*time.Minute)},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		a := h.checkContext(ctx, request(path, headers...))
+		cancel()
+		if a.reason != "api_unavailable" || a.GetDeniedResponse() == nil {
+			t.Errorf("%s: %v", path, a)
+		}
+	}
+}
+
+// slowWhereUnknown is a key set that takes all the time that there is to say that it has no such key.
+type slowWhereUnknown struct{ session.KeySet }
+
+func (s slowWhereUnknown) Key(ctx context.Context, kid string) (*rsa.PublicKey, error) {
+	if kid == "jwk-test-nobody" {
+		<-ctx.Done()
+		return nil, nil
+	}
+	return s.KeySet.Key(ctx, kid)
+}

@@ -71,16 +71,19 @@ func (r *request) header(name string) (value string, ok bool) { return r.joined(
 // joined, which makes a contradiction ambiguous rather than a matter of precedence.
 func (r *request) joined(name, separator string) (value string, ok bool) {
 	value, ok = r.headers[name]
+	var all []string
 	for _, line := range r.lines {
-		switch {
-		case line.GetKey() != name:
-		case ok:
-			value += separator + lineValue(line)
-		default:
-			value, ok = lineValue(line), true
+		if line.GetKey() == name {
+			all = append(all, lineValue(line))
 		}
 	}
-	return value, ok
+	switch {
+	case all == nil:
+		return value, ok
+	case ok:
+		all = append([]string{value}, all...)
+	}
+	return strings.Join(all, separator), true
 }
 
 func lineValue(line *corev3.HeaderValue) string {

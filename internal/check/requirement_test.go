@@ -164,6 +164,25 @@ func TestAPermissionAskedOfTheAPI(t *testing.T) {
 	}
 }
 
+// TestNoJWTOfAnEndedSessionIsHandedOut has the exchange of a token kept from before its session was revoked.
+func TestNoJWTOfAnEndedSessionIsHandedOut(t *testing.T) {
+	h := newHouse(t, session.B2B, withRules(t,
+		policy.Rule{Name: "permission", Match: prefix("/permission"), MaxTokenAge: session.NoMaxAge, TokenReuse: time.Minute,
+			Require: require(t, requirement.Config{Permission: &requirement.Permission{ResourceID: "documents", Action: "read", AskAPI: true}})},
+		policy.Rule{Name: "hybrid", Match: prefix("/"), MaxTokenAge: session.NoMaxAge, TokenReuse: time.Minute}))
+	login := h.logIn(sessionapitest.LogIn{Roles: []string{"viewer"}})
+	if a := h.check("/", "cookie", "stytch_session="+login.Token); a.reason != "exchanged" {
+		t.Fatal(a.reason)
+	}
+	if err := h.emulator.Revoke(login.SessionID); err != nil {
+		t.Fatal(err)
+	}
+	a := h.check("/permission", "cookie", "stytch_session="+login.Token)
+	if a.status() != 401 || a.reason != "session_not_found" || a.client()["set-cookie"] != "" {
+		t.Errorf("%d %s %v", a.status(), a.reason, a.client())
+	}
+}
+
 func TestTheStepUpChallenge(t *testing.T) {
 	factors := []requirement.Factors{{MinCount: 2}, {MinCount: 1, Types: []string{"webauthn_registration"}, MaxAge: 5 * time.Minute}}
 	h := newHouse(t, session.Consumer, withRules(t,

@@ -58,23 +58,38 @@ func (c *compiler) rules(m *configv1.Config, projects []Project) policy.Config {
 	return cfg
 }
 
-// requireOfAmbiguousPaths reports a rule for ambiguous paths that requires nothing while others do: whoever writes their paths
-// in two ways would be judged by it alone.
+// requireOfAmbiguousPaths reports what the rule for ambiguous paths lacks of what others have: whoever writes their paths in two
+// ways is judged by it alone. Whether what it requires is as strict, nobody can tell.
 func (c *compiler) requireOfAmbiguousPaths(m *configv1.Config, list []*configv1.Rule) {
 	i := slices.IndexFunc(list, func(r *configv1.Rule) bool { return r.GetName() == m.GetAmbiguousPathRule() })
-	if m.GetAmbiguousPathRule() == "" || i < 0 || list[i].GetRequire() != nil {
+	if m.GetAmbiguousPathRule() == "" || i < 0 {
 		return
 	}
-	strict := "default_rule"
-	if other := slices.IndexFunc(list, func(r *configv1.Rule) bool { return r.GetRequire() != nil }); other >= 0 {
-		strict = itemPath("rules", other)
-	} else if m.GetDefaultRule().GetRequire() == nil {
-		return
+	ours, path := list[i], itemPath("rules", i)
+	for k, other := range append(slices.Clone(list), m.GetDefaultRule()) {
+		strict := "default_rule"
+		if k < len(list) {
+			strict = itemPath("rules", k)
+		}
+		lacks := func(field, remedy string) {
+			c.report(childPath(path, field), "the rule for ambiguous paths is laxer here than "+strict+", whose paths may be written in two ways", remedy)
+		}
+		if k < len(list) && other.GetSession() == "refused" {
+			lacks("name", "do without ambiguous_path_rule, or refuse those paths in Envoy or the app")
+		}
+		if other.GetRequire() != nil && ours.GetRequire() == nil {
+			lacks("require", "require there what the strictest rule does")
+		}
+		if other.GetMaxTokenAge() != nil && (ours.GetMaxTokenAge() == nil || ours.GetMaxTokenAge().AsDuration() > other.GetMaxTokenAge().AsDuration()) {
+			lacks("max_token_age", "give it the least of all rules")
+		}
+		if other.GetRefuseCrossSite() && !ours.GetRefuseCrossSite() {
+			lacks("refuse_cross_site", "set it to true")
+		}
 	}
-	c.report(childPath(itemPath("rules", i), "require"),
-		"is missing of the rule for ambiguous paths: they would walk around what "+strict+" requires",
-		"require there what the strictest rule does")
 }
+
+func hasMaxAge(f *configv1.Factors) bool { return f.GetMaxAge() != nil }
 
 // ruleCompiler is a compiler with what rules need of the rest of the configuration.
 type ruleCompiler struct {
@@ -200,7 +215,7 @@ func (c ruleCompiler) contradictions(path string, m *configv1.Rule) {
 			`remove it, or let evaluate be "local"`},
 		{asksPermission && !deny && grace, "grace", "without effect where " + asksForEach + ": while that cannot be asked, nobody knows",
 			`remove it, or let evaluate be "local"`},
-		{m.GetTokenReuse().AsDuration() > 0 && len(m.GetRequire().GetFactors()) > 0, "token_reuse",
+		{m.GetTokenReuse().AsDuration() > 0 && slices.ContainsFunc(m.GetRequire().GetFactors(), hasMaxAge), "token_reuse",
 			"contradictory beside require.factors: whoever has just added a factor would be refused until it is over",
 			"leave it out of rules with factors"},
 		{ahead && m.GetRefreshAhead().AsDuration() >= c.maxLifetime, "refresh_ahead",

@@ -11,6 +11,9 @@ import (
 // ErrAmbiguousPath says that two servers could read a path differently.
 var ErrAmbiguousPath = errors.New("ambiguous path")
 
+// maxPath bounds a path, in bytes: many servers take no longer line, and what regular expressions cost grows with it.
+const maxPath = 8192
+
 // ReadPath is the path that rules are matched against, in the one spelling that all its spellings have: without the query,
 // every character that may stand in a segment (RFC 3986, section 3.3) as it is, and every other one as %XX in capitals:
 // /%61dmin is /admin, /%40me is /@me, "/a b" and /a%20b are /a%20b, /%7bx} is /%7Bx%7D. That is more than the RFC's
@@ -19,9 +22,12 @@ var ErrAmbiguousPath = errors.New("ambiguous path")
 //
 // Refused, with an error that wraps ErrAmbiguousPath: no leading slash, an empty segment, a dot segment, a backslash, ';' or
 // control character, also encoded; an encoded slash; a '#' or a byte beyond ASCII as it is; encodings that are invalid,
-// decode to another or are no UTF-8.
+// decode to another or are no UTF-8; more than 8192 bytes.
 func ReadPath(raw string) (string, error) {
 	path, _, _ := strings.Cut(raw, "?")
+	if len(path) > maxPath {
+		return "", ambiguous("longer than 8192 bytes")
+	}
 	if path == "" || path[0] != '/' {
 		return "", ambiguous("no leading slash")
 	}

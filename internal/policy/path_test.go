@@ -11,6 +11,16 @@ import (
 	"authz-sidecar/internal/policy"
 )
 
+func TestAPathIsNotLongerThanItMayBe(t *testing.T) {
+	long := "/" + strings.Repeat("a", 8191)
+	if read, err := policy.ReadPath(long + "?" + long); err != nil || read != long {
+		t.Errorf("8192 bytes and a query: %v", err)
+	}
+	if _, err := policy.ReadPath(long + "a"); !errors.Is(err, policy.ErrAmbiguousPath) {
+		t.Errorf("8193 bytes: %v", err)
+	}
+}
+
 func TestReadPath(t *testing.T) {
 	for _, c := range []struct{ raw, read string }{
 		{"/", "/"},

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 
@@ -201,6 +202,10 @@ func (p *pattern) readRegex(source string) *FieldError {
 		what := strings.TrimPrefix(err.Error(), "error parsing regexp: ")
 		return &FieldError{field, "no regular expression: " + what, "write it in RE2's syntax"}
 	}
+	if steps := instructions(source); steps > maxInstructions {
+		return &FieldError{field, fmt.Sprintf("too large: %d instructions, more than %d", steps, maxInstructions),
+			"repeat less: (.*a){200} is 200 expressions"}
+	}
 	p.source, p.literal = source, literalPrefix(source)
 	if problem, remedy := examineRegex(source); problem != "" {
 		return &FieldError{field, problem, remedy}
@@ -209,6 +214,22 @@ func (p *pattern) readRegex(source string) *FieldError {
 		p.segments = split(p.literal[:last])
 	}
 	return nil
+}
+
+// maxInstructions bounds a regular expression: each one may cost a step for each byte of a path. One for a UUID has 70.
+const maxInstructions = 512
+
+// instructions are those of RE2's program for an expression.
+func instructions(source string) int {
+	re, err := syntax.Parse(source, syntax.Perl)
+	if err != nil {
+		return 0
+	}
+	program, err := syntax.Compile(re.Simplify())
+	if err != nil {
+		return 0
+	}
+	return len(program.Inst)
 }
 
 // literalPrefix is a text that every path begins with that an expression matches as a whole. It looks past a "^", which

@@ -106,17 +106,17 @@ type unreadable struct {
 	misspelt bool
 }
 
-// unread finds what an expression cannot do without and no path has. Of alternatives all must be such, or one misspelt: that
-// would be a hole in the rule. "/a(/.*|\?.*|$)" is well.
+// unread finds what an expression cannot do without and no path has. Of alternatives all must be such; but one that is misspelt, or
+// an optional piece that is, would be a hole in the rule. "/a(/.*|\?.*|$)" is well.
 func unread(re *syntax.Regexp) *unreadable {
 	switch re.Op {
 	case syntax.OpLiteral:
 		return unreadText(text(re))
 	case syntax.OpCapture, syntax.OpPlus:
 		return unread(re.Sub[0])
-	case syntax.OpRepeat:
-		if re.Min > 0 {
-			return unread(re.Sub[0])
+	case syntax.OpQuest, syntax.OpStar, syntax.OpRepeat:
+		if wrong := unread(re.Sub[0]); wrong != nil && (wrong.misspelt || re.Op == syntax.OpRepeat && re.Min > 0) {
+			return wrong
 		}
 	case syntax.OpConcat:
 		run := ""

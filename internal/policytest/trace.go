@@ -72,6 +72,9 @@ func (o *Outcome) Why() string {
 func (o *Outcome) upToCredential(t *trace) {
 	http := o.Request.GetAttributes().GetRequest().GetHttp()
 	raw, query, _ := strings.Cut(http.GetPath(), "?")
+	if read, err := policy.ReadPath(raw); err == nil && jwtText.MatchString(read) {
+		raw = read // an encoded dot would hide a JWT from redaction
+	}
 	if query != "" {
 		query = "?" + redacted // it may hold what belongs on no screen
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"strings"
 )
 
@@ -105,6 +106,9 @@ func (n Names) cookies(header string) (jwt, token string, err error) {
 		if name == "" || value == "" {
 			continue
 		}
+		if name != n.JWTCookie && name != n.TokenCookie && n.readsAsOurs(name) {
+			return "", "", fmt.Errorf("%w: a cookie whose name some servers read as that of the session", ErrAmbiguous)
+		}
 		for _, known := range [...]struct {
 			name  string
 			value *string
@@ -120,6 +124,30 @@ func (n Names) cookies(header string) (jwt, token string, err error) {
 	}
 	return jwt, token, nil
 }
+
+// readsAsOurs says whether a careless server may read a cookie's name as one of ours, and so see a session that nobody proved.
+func (n Names) readsAsOurs(name string) bool {
+	if !strings.ContainsFunc(name, isCareless) { // as almost all names
+		return false
+	}
+	read := lenientName(name)
+	return read != "" && (read == lenientName(n.JWTCookie) || read == lenientName(n.TokenCookie))
+}
+
+// isCareless says of a byte whether servers differ about it in a cookie's name. Envoy makes "!" of what is not UTF-8.
+func isCareless(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("!%.[", r) }
+
+// lenientName is a name percent-decoded, without white space and bytes beyond ASCII around it, and with "_" for what PHP puts it
+// for.
+func lenientName(name string) string {
+	if decoded, err := url.PathUnescape(name); err == nil {
+		name = decoded
+	}
+	name = strings.TrimFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '!' })
+	return underscores.Replace(name)
+}
+
+var underscores = strings.NewReplacer(".", "_", " ", "_", "[", "_")
 
 // bearer returns the token of an authorization header (RFC 6750, section 2.1), or nothing if the scheme is another one,
 // which is not ours to judge.

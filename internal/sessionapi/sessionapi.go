@@ -178,8 +178,8 @@ func (c *Client) Authenticate(ctx context.Context, r Request, maxAge time.Durati
 	if err := c.wrong(r); err != nil {
 		return nil, err
 	}
-	if ctx.Err() != nil { // nobody waits for it
-		return nil, callerLeft(ctx)
+	if ctx.Err() != nil { // nobody waits for it, and the API has not been asked
+		return nil, fmt.Errorf("%w: no time was left for it", ErrUnavailable)
 	}
 	k := c.key(r)
 	exchange, call, err := c.find(ctx, k, r, maxAge)
