@@ -275,12 +275,13 @@ func (s *Server) graced(req *request, d decision, err error) bool {
 	if !d.isOutage(err) {
 		return false
 	}
-	if old.EndsAt.IsZero() || !d.now.Before(old.EndsAt) || s.ended.Doubted(endedSession(old), d.now) {
+	// A JWT that does not say when its session ends gets none: its EndsAt is long ago.
+	if !d.now.Before(old.EndsAt) || s.ended.Doubted(endedSession(old), d.now) {
 		return false
 	}
 	end := old.Expires
-	if rule.MaxTokenAge != session.NoMaxAge && old.IssuedAt.Add(rule.MaxTokenAge).Before(end) {
-		end = old.IssuedAt.Add(rule.MaxTokenAge)
+	if tooOld := old.IssuedAt.Add(rule.MaxTokenAge); tooOld.Before(end) {
+		end = tooOld
 	}
 	return d.now.Before(end.Add(rule.Grace))
 }

@@ -19,7 +19,7 @@ func (r *request) isPreflight() bool {
 
 // navigates says whether a browser asks for a page, so that somebody will see the answer.
 func (r *request) navigates() bool {
-	if r.method != "GET" || r.isGRPC() {
+	if r.method != "GET" {
 		return false
 	}
 	if mode, ok := r.header("sec-fetch-mode"); ok {

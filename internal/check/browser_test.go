@@ -3,6 +3,7 @@ package check_test
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func TestPreflightsPassIfTheRuleSaysSo(t *testing.T) {
 		{"without an origin", "OPTIONS /api/docs", preflight[2:], "no_credential"},
 		{"another method with its headers", "POST /api/docs", preflight, "no_credential"},
 	} {
-		a := h.check(c.request, append(c.headers, "x-auth-subject", "root")...)
+		a := h.check(c.request, slices.Concat(c.headers, []string{"x-auth-subject", "root"})...)
 		if a.reason != c.want {
 			t.Errorf("%s: %s, want %s", c.name, a.reason, c.want)
 		}

@@ -174,7 +174,7 @@ func (s *Server) check(ctx context.Context, in *authv3.CheckRequest) (response *
 
 // observes says whether the request passes though it is denied, because its rule or the whole gate only observes.
 func (s *Server) observes(d *decision) bool {
-	return !d.reason.Allowed() && canShadow(d.reason) && (s.shadow || d.rule != nil && d.rule.Shadow)
+	return canShadow(d.reason) && (s.shadow || d.rule != nil && d.rule.Shadow)
 }
 
 // canShadow says of a denial whether a shadow lets it pass: not of a request that can be read in two ways, nor of a fault of ours.
