@@ -268,6 +268,12 @@ func perform(t *testing.T, r *rig.Rig, sessions map[string]string, command strin
 		if err = json.Unmarshal([]byte(text), &fault); err == nil {
 			err = r.Emulator.Control.SetFault(t.Context(), sessionapitest.Endpoint(endpoint), fault)
 		}
+	case "organization-roles": // those that an organization made for itself, in JSON
+		organization, text, _ := strings.Cut(rest, " ")
+		var roles []sessionapitest.Role
+		if err = json.Unmarshal([]byte(text), &roles); err == nil {
+			err = r.Emulator.Control.SetOrganizationRoles(t.Context(), organization, roles)
+		}
 	case "revoke": // the session of a login
 		err = r.Emulator.Control.Revoke(t.Context(), sessions[rest])
 	case "mend":
