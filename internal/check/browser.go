@@ -29,8 +29,9 @@ func (r *request) navigates() bool {
 	return strings.Contains(accept, "text/html")
 }
 
-// crossSite says whether a page of another site makes the user's browser send an unsafe request, or open a WebSocket: by Sec-Fetch-Site, which no page
-// can forge, else by Origin. A client that sends neither is no browser of today, and no page makes it do anything.
+// crossSite says whether a page of another site makes the user's browser send an unsafe request, or open a WebSocket: by
+// Sec-Fetch-Site, which no page can forge, else by Origin. A client that sends neither is no browser of today, and no page makes
+// it do anything.
 func (s *Server) crossSite(r *request, host string) bool {
 	if r.isSafe() && !r.upgrades() {
 		return false
@@ -67,7 +68,11 @@ const maxReturnPath = 2048
 // newLogIn checks the page's URL once, so that location cannot fail.
 func newLogIn(l LogIn) (LogIn, error) {
 	u, err := url.Parse(l.URL)
-	if l.URL != "" && (err != nil || u.Fragment != "" || u.Host == "" && !strings.HasPrefix(l.URL, "/") || strings.HasPrefix(l.URL, "//") || l.ReturnParameter == "") {
+	if l.URL == "" {
+		return l, nil
+	}
+	isPath := strings.HasPrefix(l.URL, "/") && !strings.HasPrefix(l.URL, "//")
+	if err != nil || u.Fragment != "" || !isPath && (u.Scheme == "" || u.Host == "") || l.ReturnParameter == "" {
 		return LogIn{}, fmt.Errorf("check: log-in page %q is neither a path nor a URL without a fragment, or has no return parameter", l.URL)
 	}
 	return l, nil

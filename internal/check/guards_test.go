@@ -262,6 +262,7 @@ func TestWhatNewRefuses(t *testing.T) {
 		"a page with a fragment":              logIn(check.LogIn{URL: "/login#x", ReturnParameter: "to"}),
 		"a page that is no path":              logIn(check.LogIn{URL: "login", ReturnParameter: "to"}),
 		"a page on another host by no scheme": logIn(check.LogIn{URL: "//evil.example/in", ReturnParameter: "to"}),
+		"a page that is a script":             logIn(check.LogIn{URL: "javascript:alert(1)", ReturnParameter: "to"}),
 		"a page without a parameter":          logIn(check.LogIn{URL: "/login"}),
 		"an optional rule without a project":  {Rules: compile(t, optional)},
 	} {

@@ -72,8 +72,8 @@ func newObserver(logger *slog.Logger, registerer prometheus.Registerer, shadowRu
 // The longest method, host, path and request id that a log line holds; they come from strangers.
 const maxLogged = 256
 
-// decided logs a denial at Info and an allowance at Debug, but for one by grace: Envoy's access log has a line for each request already. Alarms
-// are warnings; an outage is announced by the package that sees it, once.
+// decided logs a denial at Info, and an allowance by grace; any other at Debug, since Envoy's access log has a line for each
+// request already. Alarms are warnings; an outage is announced by the package that sees it, once.
 func (o *observer) decided(ctx context.Context, req *request, d *decision, took time.Duration) {
 	reason := d.reason.known()
 	switch {

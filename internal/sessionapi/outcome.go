@@ -56,8 +56,8 @@ const (
 	secretRefused     outcome = "secret_refused"
 	rateLimited       outcome = "rate_limited"
 	unavailable       outcome = "unavailable"
-	unexpected        outcome = "unexpected"
-	unproved          outcome = "unproved"
+	unexpected        outcome = "unexpected" // a 4xx that is not listed in meanings
+	unproved          outcome = "unproved"   // a yes whose JWT our keys or our clock cannot prove
 	shed              outcome = "shed"
 	panicked          outcome = "panic"
 )
@@ -69,7 +69,7 @@ var outcomes = []outcome{
 
 // meanings is what the vendor's error answers mean, by status and error type together: a proxy's 404 says nothing about
 // a session, nor does a 500 that calls itself session_not_found. "*" stands for any beginning. An answer that is not
-// listed is `unavailable`, so a type that the vendor adds costs a 503 and logs nobody out.
+// listed is `unavailable` or `unexpected`, so a type that the vendor adds costs a 503 and logs nobody out.
 //
 // The types are from the vendor's lists, https://stytch.com/docs/api/errors/400 to /429 and their B2B twins.
 var meanings = []struct {

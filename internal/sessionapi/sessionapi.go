@@ -86,8 +86,8 @@ type Request struct {
 	// JWT or Token, exactly one. A JWT must be authentic (verified, or refused with session.ErrExpired alone), a token
 	// within its alphabet and length: garbage must not cost a call.
 	JWT, Token string
-	// Session is what the JWT proved; nil for a Token, but to Ahead what the JWT beside it proved. The answer must be about
-	// the same.
+	// Session is what the JWT proved: the answer must be about the same. Beside a Token it is what the JWT that came with the
+	// token proved, nil if there was none: the answer may be about another, which is for the caller to see.
 	Session *session.Session
 	// Check is a permission to ask about; nil for none. A session without it is refused: ErrForbidden.
 	Check *AuthorizationCheck
@@ -117,8 +117,8 @@ type call struct {
 	exchange *Exchange
 	err      error
 
-	ahead     bool             // begun by Ahead,
-	presented *session.Session // for a JWT that proved this
+	ahead     bool             // begun by Ahead
+	presented *session.Session // by who began it: Request.Session, which request has for a JWT alone
 	owner     digest           // of what a no would be about
 	overtaken bool             // by such a no, so not to be kept; guarded by Client.mu
 }

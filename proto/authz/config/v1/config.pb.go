@@ -714,10 +714,11 @@ type Rule struct {
 	// JWT expires. For opaque tokens see `token_reuse`.
 	MaxTokenAge *durationpb.Duration `protobuf:"bytes,4,opt,name=max_token_age,json=maxTokenAge,proto3" json:"max_token_age,omitempty"`
 	// The name of the project whose sessions are accepted. Default: the only project; required where there are
-	// several, unless `session` is "none".
+	// several, unless `session` is "none" or "refused".
 	Project string `protobuf:"bytes,5,opt,name=project,proto3" json:"project,omitempty"`
 	// How long what the session API said of an opaque token serves further requests with that token. 0s asks every time. What
-	// the session gains in between, a role for instance, is seen when it is over; so it cannot stand beside `require.factors`.
+	// the session gains in between, a role or a factor, is seen when it is over; so it cannot stand beside factors with a
+	// `max_age`, for which the user has just authenticated.
 	// Where a JWT came with the token, it is `max_token_age` that counts. Default 0s.
 	TokenReuse *durationpb.Duration `protobuf:"bytes,6,opt,name=token_reuse,json=tokenReuse,proto3" json:"token_reuse,omitempty"`
 	// What becomes of an authentic JWT that has expired or is too old: "refresh" trades it, or the opaque token beside it, at
@@ -734,7 +735,7 @@ type Rule struct {
 	Require *Require `protobuf:"bytes,10,opt,name=require,proto3" json:"require,omitempty"`
 	// How long past its exp (or past iat + max_token_age, where that is set) an authentic JWT still passes while the session
 	// API cannot be asked: it is down, too slow, or limits our rate. Not while it is our own limit of calls (`max_calls`) that is
-	// reached. Never past the end of the session, never for a session that is known to have ended, never for an opaque token,
+	// reached, nor where a JWT under an unknown key was set aside. Never past the end of the session, never for a session that is known to have ended, never for an opaque token,
 	// never if our own secret was refused or keys are missing. Not with a permission that the session API evaluates. Default 0s:
 	// never.
 	Grace *durationpb.Duration `protobuf:"bytes,11,opt,name=grace,proto3" json:"grace,omitempty"`
@@ -748,8 +749,8 @@ type Rule struct {
 	// session, whatever `methods` says; the upstream answers them. Better is Envoy's cors filter before this one, which answers
 	// by itself. Default false.
 	Preflight bool `protobuf:"varint,14,opt,name=preflight,proto3" json:"preflight,omitempty"`
-	// Refuses a request with an unsafe method (not GET, HEAD, OPTIONS) whose credential came by cookie and which a page of
-	// another site sent, by Sec-Fetch-Site or else by Origin. Default false.
+	// Refuses a request with an unsafe method (not GET, HEAD, OPTIONS), or one that opens a WebSocket, whose credential came by
+	// cookie and which a page of another site sent, by Sec-Fetch-Site or else by Origin. Default false.
 	RefuseCrossSite bool `protobuf:"varint,15,opt,name=refuse_cross_site,json=refuseCrossSite,proto3" json:"refuse_cross_site,omitempty"`
 	// Sends a browser that navigates (GET, Sec-Fetch-Mode: navigate or Accept: text/html) and has no valid session, or not the
 	// authentication that is required, to `log_in.url` with 302. Default false.
@@ -1283,7 +1284,8 @@ func (x *Factors) GetMaxAge() *durationpb.Duration {
 // /a%20b, and /caf%c3%a9 is /caf%C3%A9. `path`, `path_prefix` and `path_template` are read so, too. A slash at the end makes no
 // difference unless `exact_trailing_slash` says so.
 //
-// A method with lower-case letters is answered with 400, whatever the rules: apps disagree about what it is.
+// A path of more than 8192 bytes and a method with lower-case letters are answered with 400, whatever the rules: apps disagree
+// about what they are.
 type Match struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The path, or its beginning up to a segment border: "/admin" is for /admin, /admin/ and /admin/users, not for
@@ -1297,7 +1299,7 @@ type Match struct {
 	// is for any number of segments.
 	PathTemplate string `protobuf:"bytes,4,opt,name=path_template,json=pathTemplate,proto3" json:"path_template,omitempty"`
 	// A regular expression (RE2) for the whole path in the spelling above: "/v[0-9]+/users", "/my%20files/.*". Each of its
-	// alternatives begins with a slash. One that begins with literal text is found faster.
+	// alternatives begins with a slash. At most 512 RE2 instructions; one that begins with literal text is found faster.
 	PathRegex string `protobuf:"bytes,5,opt,name=path_regex,json=pathRegex,proto3" json:"path_regex,omitempty"`
 	// The hosts: "app.example.com", or "*.example.com" for every host below example.com, but not for that itself. Compared
 	// without case, port and trailing dots. Default: all.
