@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
 
 	"authz-sidecar/internal/session"
 )
@@ -373,9 +374,20 @@ func TestHeader(t *testing.T) {
 		{"54 crit null", h("crit", raw("null")), session.ErrMalformed},
 		{"54 Crit", h("Crit", []string{}), session.ErrMalformed},
 		{"54 crit in an escape", text(header().plus(`"\u0063rit":[]`)), session.ErrMalformed},
+		{"54 crit a string", h("crit", "exp"), session.ErrMalformed},
+		{"54 crıt with the Turkish letter", text(header().plus(`"crıt":["x"]`)), session.ErrMalformed},
+		{"55 B64", h("B64", false), session.ErrMalformed},
+		{"55 b64 false and critical", h("b64", false, "crit", []string{"b64"}), session.ErrMalformed},
 		{"55 b64 false", h("b64", false), session.ErrMalformed},
 		{"55 b64 true", h("b64", true), session.ErrMalformed},
 		{"56 zip", h("zip", "DEF"), session.ErrMalformed},
+		{"56 zip null", h("zip", raw("null")), session.ErrMalformed},
+		{"56 zİp", text(header().plus(`"zİp":"DEF"`)), session.ErrMalformed},
+		{"57 typ of a proof of possession", h("typ", "dpop+jwt"), session.ErrMalformed},
+		{"57 typ of a JWS", h("typ", "JOSE"), session.ErrMalformed},
+		{"57 typ with a space", h("typ", "JWT "), session.ErrMalformed},
+		{"57 Typ beside typ", h("Typ", "JWT"), session.ErrMalformed},
+		{"57 typ twice", text(header().plus(`"typ":"JWT"`)), session.ErrMalformed},
 		{"57 typ missing", h("typ", nil), nil},
 		{"57 typ jwt", h("typ", "jwt"), nil},
 		{"57 typ of an access token", h("typ", "at+jwt"), session.ErrMalformed},
@@ -387,6 +399,11 @@ func TestHeader(t *testing.T) {
 		{"58 invalid UTF-8", text(header().plus("\"x\":\"\xff\"")), session.ErrMalformed},
 		{"58 invalid UTF-8 in a name", text(header().plus("\"\xc3\":1")), session.ErrMalformed},
 		{"58 overlong UTF-8", text(header().plus("\"x\":\"\xc0\xaf\"")), session.ErrMalformed},
+		{"58 a lone surrogate", text(header().plus(`"x":"\ud800"`)), session.ErrMalformed},
+		{"58 a name twice, deep inside a header that nobody reads", text(header().plus(`"x":{"y":[{"z":1,"\u007a":1}]}`)), session.ErrMalformed},
+		{"58 a number that overflows", text(header().plus(`"x":-1e999`)), session.ErrMalformed},
+		{"58 a comment", text(header().plus(`"x":1/**/`)), session.ErrMalformed},
+		{"59 depth 17 of objects", text(header().plus(`"x":` + strings.Repeat(`{"x":`, 16) + "1" + strings.Repeat("}", 16))), session.ErrMalformed},
 		{"59 depth 16", h("x", nested(15)), nil},
 		{"59 depth 17", h("x", nested(16)), session.ErrMalformed},
 		{"59 depth 10000", h("x", nested(10000)), session.ErrMalformed},
@@ -441,6 +458,12 @@ func TestClaimsJSON(t *testing.T) {
 		{"65 ID inside the session", inSession(`"ID":"session-test-2"`), session.ErrClaims},
 		{"65 roleſ inside the session", inSession(`"roleſ":[]`), session.ErrClaims},
 		{"65 Started_at inside the session", inSession(`"Started_at":1`), nil},
+		{"65 ıss beside iss", text(c.plus(`"ıss":"x"`)), session.ErrClaims},
+		{"65 İss beside iss", text(c.plus(`"\u0130ss":"x"`)), session.ErrClaims},
+		{"65 iß beside iss, which is ISS in capitals", text(c.plus(`"iß":"x"`)), session.ErrClaims},
+		{"65 iat with a dot above that folding leaves", text(c.plus(`"i\u0307at":1`)), session.ErrClaims},
+		{"65 the session claim with the ligature ﬆ", text(c.plus(`"https://ﬆytch.com/session":{}`)), session.ErrClaims},
+		{"65 a Turkish claim beside them", text(c.plus(`"ısı":1`)), nil},
 		{"66 a surrogate pair", escaped(`\ud83d\ude00`), nil},
 		{"66 a lone high surrogate", escaped(`\ud83d`), session.ErrClaims},
 		{"66 a lone low surrogate", escaped(`\ude00`), session.ErrClaims},
@@ -461,6 +484,16 @@ func TestClaimsJSON(t *testing.T) {
 		{"67 a short escape", escaped(`\u41`), session.ErrClaims},
 		{"67 single quotes", text(c.plus(`'x':1`)), session.ErrClaims},
 		{"67 a name without quotes", text(c.plus(`x:1`)), session.ErrClaims},
+		{"67 Infinity in an array", text(c.plus(`"x":[Infinity]`)), session.ErrClaims},
+		{"67 a number in hexadecimal", text(c.plus(`"x":0x10`)), session.ErrClaims},
+		{"67 a number with a plus sign", text(c.plus(`"x":+1`)), session.ErrClaims},
+		{"67 a number with a leading zero", text(c.plus(`"x":-01`)), session.ErrClaims},
+		{"67 a number without digits before its point", text(c.plus(`"x":.5`)), session.ErrClaims},
+		{"67 a number in digits of another script", text(c.plus(`"x":١`)), session.ErrClaims},
+		{"67 a byte order mark inside", text(c.plus("\ufeff\"x\":1")), session.ErrClaims},
+		{"67 UTF-16", text(strings.Join(strings.Split(c.json(), ""), "\x00")), session.ErrClaims},
+		{"67 a form feed between members", text(c.plus("\f\"x\":1")), session.ErrClaims},
+		{"67 depth 17 of objects", text(c.plus(`"x":` + strings.Repeat(`{"x":`, 16) + "1" + strings.Repeat("}", 16))), session.ErrClaims},
 		{"67 other kinds of white space", text(c.plus("\u00a0\"x\":1")), session.ErrClaims},
 		{"67 depth 17", text(c.with("x", nested(16)).json()), session.ErrClaims},
 		{"67 depth 16", text(c.with("x", nested(15)).json()), nil},
@@ -468,6 +501,55 @@ func TestClaimsJSON(t *testing.T) {
 		{"67 many members, the last one twice", text(c.plus(members(500) + `,"499":0`)), session.ErrClaims},
 	}
 	judge(t, cases)
+}
+
+// The tables above have samples; this is every name that means something, at every level, in every disguise.
+func TestEveryKnownNameIsGuarded(t *testing.T) {
+	h, c := header().json(), b2bClaims()
+	claims := func(text string) string { return sign(h, text) }
+	inSession := func(text string) string { return claims(c.with(sessionName, raw(text)).json()) }
+	factor := fields{"type": "otp", "delivery_method": "sms", "last_authenticated_at": "2025-10-01T09:41:40Z"}
+	var cases []attack
+	for _, level := range []struct {
+		name  string
+		names []string
+		with  func(member string) string
+		want  error
+	}{
+		{"header", []string{"alg", "kid", "typ"}, func(m string) string { return sign(header().plus(m), c.json()) }, session.ErrMalformed},
+		{"claims", []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", sessionName, organizationName},
+			func(m string) string { return claims(c.with("jti", "x").plus(m)) }, session.ErrClaims},
+		{"session", []string{"id", "expires_at", "roles", "authentication_factors"},
+			func(m string) string { return inSession(sessionFields().plus(m)) }, session.ErrClaims},
+		{"organization", []string{"organization_id", "slug"},
+			func(m string) string {
+				return claims(c.with(organizationName, raw(organizationFields().plus(m))).json())
+			}, session.ErrClaims},
+		{"factor", []string{"type", "delivery_method", "last_authenticated_at"},
+			func(m string) string {
+				return inSession(sessionFields().with("authentication_factors", []raw{raw(factor.plus(m))}).json())
+			}, session.ErrClaims},
+	} {
+		cases = append(cases, attack{level.name + " with another member", level.with(`"another":1`), nil})
+		for _, name := range level.names {
+			last := len(name) - 1
+			disguises := []string{name, strings.ToUpper(name), strings.ToUpper(name[:1]) + name[1:], name[:last] + strings.ToUpper(name[last:])}
+			for _, fold := range [][2]string{{"s", "ſ"}, {"k", "\u212a"}, {"i", "ı"}, {"i", "İ"}, {"i", "i\u0307"}, {"ss", "ß"}, {"st", "ﬆ"}} {
+				disguises = append(disguises, strings.Replace(name, fold[0], fold[1], 1))
+			}
+			for _, disguise := range disguises {
+				escaped := ""
+				for i, unit := range utf16.Encode([]rune(disguise)) {
+					escaped += fmt.Sprintf([]string{`\u%04x`, `\u%04X`}[i%2], unit)
+				}
+				for _, spelling := range []string{disguise, escaped} {
+					cases = append(cases, attack{level.name + " with a further " + spelling, level.with(`"` + spelling + `":null`), level.want})
+				}
+			}
+		}
+	}
+	slices.SortFunc(cases, func(a, b attack) int { return strings.Compare(a.name, b.name) })
+	judgeAs(t, b2bConfig(), issued, slices.CompactFunc(cases, func(a, b attack) bool { return a.name == b.name }))
 }
 
 func members(n int) string {
@@ -501,6 +583,12 @@ func TestTimes(t *testing.T) {
 		{"74 exp 2^64 above what it should be", with("exp", raw("18446744075468863616")), session.ErrClaims},
 		{"74 exp 2^53", with("exp", raw("9007199254740992")), session.ErrClaims},
 		{"74 iat and exp far beyond each other", with("iat", 1, "exp", raw("9007199254740991")), session.ErrClaims},
+		{"74 exp 2^53 - 1", with("exp", raw("9007199254740991")), session.ErrClaims},
+		{"74 nbf 2^63", with("nbf", raw("9223372036854775808")), session.ErrClaims},
+		{"74 iat 2^64 above what it should be", with("iat", raw("18446744075468863316")), session.ErrClaims},
+		{"74 exp of a hundred digits", with("exp", raw(strings.Repeat("9", 100))), session.ErrClaims},
+		{"75 iat in milliseconds", with("iat", iat*1000), session.ErrClaims},
+		{"75 nbf in milliseconds", with("nbf", iat*1000), session.ErrNotYetValid},
 		{"75 exp in milliseconds", with("exp", (iat+300)*1000), session.ErrClaims},
 		{"75 all in milliseconds", with("iat", iat*1000, "nbf", iat*1000, "exp", iat*1000+300), session.ErrNotYetValid},
 		{"76 lifetime of ten years", with("exp", iat+315360000), session.ErrClaims},
@@ -538,6 +626,14 @@ func TestIdentity(t *testing.T) {
 		{"80 iss of another project", with("iss", "stytch.com/project-test-other"), session.ErrClaims},
 		{"80 iss empty", with("iss", ""), session.ErrClaims},
 		{"80 iss missing", with("iss", nil), session.ErrClaims},
+		{"80 iss with a trailing dot", with("iss", "https://test.stytch.com."), session.ErrClaims},
+		{"80 iss with a port", with("iss", "https://test.stytch.com:443"), session.ErrClaims},
+		{"80 iss with a user", with("iss", "https://test.stytch.com@attacker.test"), session.ErrClaims},
+		{"80 iss of another scheme", with("iss", "http://test.stytch.com"), session.ErrClaims},
+		{"80 iss with a NUL", with("iss", issuer+"\x00"), session.ErrClaims},
+		{"80 iss with a letter that only looks alike", with("iss", "ѕ"+issuer[1:]), session.ErrClaims},
+		{"80 iss escaped is the same", sign(h, strings.Replace(c.json(), issuer, `\u0073`+issuer[1:], 1)), nil},
+		{"81 iss an object", with("iss", fields{"iss": issuer}), session.ErrClaims},
 		{"81 iss an array", with("iss", []string{issuer}), session.ErrClaims},
 		{"82 aud missing", with("aud", nil), session.ErrClaims},
 		{"82 aud empty", with("aud", []string{}), session.ErrClaims},
@@ -553,6 +649,14 @@ func TestIdentity(t *testing.T) {
 		{"85 aud an object", with("aud", fields{project: project}), session.ErrClaims},
 		{"85 aud with ours and a number", with("aud", []any{project, 1}), session.ErrClaims},
 		{"85 aud with ours and null", with("aud", []any{project, nil}), session.ErrClaims},
+		{"85 aud of another case", with("aud", strings.ToUpper(project)), session.ErrClaims},
+		{"85 aud several in one string", with("aud", project+" x"), session.ErrClaims},
+		{"85 aud with a NUL", with("aud", project+"\x00"), session.ErrClaims},
+		{"86 jti a number", with("jti", 1), session.ErrClaims},
+		{"86 jti null", with("jti", raw("null")), session.ErrClaims},
+		{"86 sub an array", with("sub", []string{"user-test-1"}), session.ErrClaims},
+		{"86 sub empty", with("sub", ""), session.ErrClaims},
+		{"86 sub with another case of its prefix", with("sub", "USER-test-1"), session.ErrClaims},
 		{"86 sub missing", with("sub", nil), session.ErrClaims},
 		{"86 sub a number", with("sub", 1), session.ErrClaims},
 		{"86 sub of a machine", with("sub", "m2m-client-test-1"), session.ErrClaims},
@@ -561,6 +665,10 @@ func TestIdentity(t *testing.T) {
 		{"86 sub of 256 bytes", with("sub", "user-"+strings.Repeat("x", 251)), nil},
 		{"86 sub of 257 bytes", with("sub", "user-"+strings.Repeat("x", 252)), session.ErrClaims},
 		{"87 sub with CR LF", with("sub", "user-1\r\nx-admin: 1"), session.ErrClaims},
+		{"87 sub with LF alone", with("sub", "user-1\n"), session.ErrClaims},
+		{"87 sub with a tab", with("sub", "user-1\t"), session.ErrClaims},
+		{"87 sub with DEL", with("sub", "user-1\x7f"), session.ErrClaims},
+		{"87 sub with a line separator", with("sub", "user-1\u2028"), session.ErrClaims},
 		{"87 sub with NUL", with("sub", "user-1\x00"), session.ErrClaims},
 		{"87 sub with a space", with("sub", "user-1 2"), session.ErrClaims},
 		{"87 sub beyond ASCII", with("sub", "user-ü"), session.ErrClaims},
@@ -592,6 +700,14 @@ func TestIdentity(t *testing.T) {
 		{"89 expires_at without a zone", inSession("expires_at", "2025-10-31T09:41:40"), session.ErrClaims},
 		{"89 expires_at with a comma", inSession("expires_at", "2025-10-31T09:41:40,5Z"), session.ErrClaims},
 		{"89 expires_at with one digit of an hour", inSession("expires_at", "2025-10-31T9:41:40Z"), session.ErrClaims},
+		{"89 expires_at with a zone of 24 hours", inSession("expires_at", "2025-10-31T09:41:40+24:00"), session.ErrClaims},
+		{"89 expires_at with a zone of 60 minutes", inSession("expires_at", "2025-10-31T09:41:40-01:60"), session.ErrClaims},
+		{"89 expires_at with the last of all zones", inSession("expires_at", "2025-10-31T09:41:40+23:59"), nil},
+		{"89 expires_at in a leap second", inSession("expires_at", "2025-10-31T23:59:60Z"), session.ErrClaims},
+		{"89 expires_at at hour 24", inSession("expires_at", "2025-10-31T24:00:00Z"), session.ErrClaims},
+		{"89 expires_at with a space for the T", inSession("expires_at", "2025-10-31 09:41:40Z"), session.ErrClaims},
+		{"89 expires_at in small letters", inSession("expires_at", "2025-10-31t09:41:40z"), session.ErrClaims},
+		{"89 expires_at twice", with(sessionName, raw(sessionFields().plus(`"expires_at":"2035-10-31T09:41:40Z"`))), session.ErrClaims},
 		{"89 expires_at somebody's zero", inSession("expires_at", "0001-01-01T00:00:00Z"), session.ErrClaims},
 		{"89 a consumer session with an organization", with(organizationName, organizationFields()), session.ErrClaims},
 		{"89 a consumer session with a null organization", with(organizationName, raw("null")), session.ErrClaims},

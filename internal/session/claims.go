@@ -80,6 +80,9 @@ func (v *Verifier) readClaims(payload string) (*claims, error) {
 	if !isAudience(o.get("aud"), v.config.ProjectID) {
 		return nil, errors.New("aud is not the project")
 	}
+	if _, ok := o.get("jti").string(); o.get("jti") != "" && !ok {
+		return nil, errors.New("jti is not a string")
+	}
 	c := &claims{session: Session{ProjectID: v.config.ProjectID, Product: v.config.Product}}
 	if err := c.readTimes(o, v.config.MaxLifetime); err != nil {
 		return nil, err
@@ -228,12 +231,15 @@ func readFactor(text value) (f Factor, err error) {
 	return f, nil
 }
 
-// parseTime reads a time of RFC 3339 and of our time: before 1970 is somebody's zero. The two shapes that it checks are
-// those that package time takes though the RFC has them not (https://go.dev/issue/54580).
+// parseTime reads a time of RFC 3339 and of our time: before 1970 is somebody's zero. The shapes that it checks are those that
+// package time takes though the RFC has them not (https://go.dev/issue/54580).
 func parseTime(v value) (time.Time, bool) {
 	text, _ := v.string()
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil || t.Unix() < 1 || text[13] != ':' || strings.Contains(text, ",") {
+		return time.Time{}, false
+	}
+	if zone := text[len(text)-len("07:00"):]; text[len(text)-1] != 'Z' && (zone[:2] > "23" || zone[3:] > "59") {
 		return time.Time{}, false
 	}
 	return t.UTC(), true

@@ -19,6 +19,9 @@ const (
 	maxTokenLength = 256
 )
 
+// maxCookies bounds the work for a cookie header, a comma in a value counting as one more. Browsers keep 180 or so for a site.
+const maxCookies = 1024
+
 // Origin says where in the request an opaque token was.
 type Origin int
 
@@ -91,19 +94,22 @@ func (n Names) Extract(authorization, cookie, tokenHeader string) (Credential, e
 }
 
 // cookies returns the values of the two cookies. An empty value counts as absent, since that is what a log-out leaves
-// behind. Values are taken as they are: nothing that we look for is ever quoted or percent-encoded. A comma separates
-// too, because Envoy joins two Cookie headers with one.
+// behind. Values are taken as they are, white space around them included: nothing that we look for is ever quoted or
+// percent-encoded. A comma separates too, because Envoy joins two Cookie headers with one.
 func (n Names) cookies(header string) (jwt, token string, err error) {
-	for header != "" {
+	for count := 0; header != ""; count++ {
+		if count == maxCookies {
+			return "", "", fmt.Errorf("%w: more than %d cookies", ErrMalformed, maxCookies)
+		}
 		pair := header
 		if i := strings.IndexAny(header, ";,"); i >= 0 {
 			pair, header = header[:i], header[i+1:]
 		} else {
 			header = ""
 		}
-		name, value, _ := strings.Cut(strings.Trim(pair, " \t"), "=")
-		name = strings.TrimRight(name, " \t") // as most servers read it
-		if name == "" || value == "" {
+		name, value, _ := strings.Cut(pair, "=")
+		name = strings.Trim(name, " \t") // as most servers read it
+		if name == "" || strings.Trim(value, " \t") == "" {
 			continue
 		}
 		if name != n.JWTCookie && name != n.TokenCookie && n.readsAsOurs(name) {
@@ -135,7 +141,9 @@ func (n Names) readsAsOurs(name string) bool {
 }
 
 // isCareless says of a byte whether servers differ about it in a cookie's name. Envoy makes "!" of what is not UTF-8.
-func isCareless(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("!%.[", r) }
+func isCareless(r rune) bool {
+	return r <= ' ' || r >= 0x7f || r == '!' || r == '%' || r == '.' || r == '['
+}
 
 // lenientName is a name percent-decoded, without white space and bytes beyond ASCII around it, and with "_" for what PHP puts it
 // for.
@@ -150,7 +158,7 @@ func lenientName(name string) string {
 var underscores = strings.NewReplacer(".", "_", " ", "_", "[", "_")
 
 // bearer returns the token of an authorization header (RFC 6750, section 2.1), or nothing if the scheme is another one,
-// which is not ours to judge.
+// which is not ours to judge. One space ends the scheme; another would be a second spelling of the credential.
 func bearer(authorization string) (string, error) {
 	if !isText(authorization) {
 		return "", fmt.Errorf("%w: authorization header", ErrMalformed)
@@ -158,7 +166,7 @@ func bearer(authorization string) (string, error) {
 	trimmed := strings.Trim(authorization, " \t")
 	scheme, token := trimmed, ""
 	if i := strings.IndexAny(trimmed, " \t"); i >= 0 {
-		scheme, token = trimmed[:i], strings.TrimLeft(trimmed[i:], " ")
+		scheme, token = trimmed[:i], strings.TrimPrefix(trimmed[i:], " ")
 	}
 	if !strings.EqualFold(scheme, "bearer") {
 		return "", nil

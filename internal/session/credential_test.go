@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -34,7 +36,9 @@ func TestExtract(t *testing.T) {
 		{name: "nothing"},
 		{name: "94 Bearer", authorization: "Bearer a.b.c", want: fromHeader},
 		{name: "94 bearer in lower case", authorization: "bearer a.b.c", want: fromHeader},
-		{name: "94 BEARER in capitals, two spaces", authorization: "BEARER  a.b.c", want: fromHeader},
+		{name: "94 BEARER in capitals", authorization: "BEARER a.b.c", want: fromHeader},
+		{name: "9 two spaces", authorization: "Bearer  a.b.c", err: malformed},
+		{name: "9 a space and a tab", authorization: "Bearer \ta.b.c", err: malformed},
 		{name: "94 what is no JWT is left to Verify", authorization: "Bearer x!", want: session.Credential{HeaderJWT: "x!"}},
 		{name: "91 two authorization headers", authorization: "Bearer a.b.c,Bearer a.b.c", err: ambiguous},
 		{name: "91 two, the other one Basic", authorization: "Basic eDp5, Bearer a.b.c", err: ambiguous},
@@ -53,9 +57,15 @@ func TestExtract(t *testing.T) {
 		{name: "the JWT cookie", cookie: "stytch_session_jwt=a.b.c", want: fromCookie},
 		{name: "the JWT cookie among others", cookie: "x=1; stytch_session_jwt=a.b.c; y=2", want: fromCookie},
 		{name: "cookies joined by a comma", cookie: "x=1,stytch_session_jwt=a.b.c,y=2", want: fromCookie},
-		{name: "white space around a cookie", cookie: "x=1;\t stytch_session_jwt=a.b.c \t;", want: fromCookie},
+		{name: "white space before a cookie", cookie: "x=1;\t stytch_session_jwt=a.b.c;", want: fromCookie},
+		{name: "white space behind another cookie", cookie: "x=1 ; stytch_session_jwt=a.b.c", want: fromCookie},
+		{name: "9 a space behind the value is kept, and Verify refuses it", cookie: "stytch_session_jwt=a.b.c ; x=1", want: session.Credential{CookieJWT: "a.b.c "}},
+		{name: "9 a space behind a token", cookie: "stytch_session=" + tokenA + " ", err: malformed},
+		{name: "nothing but white space", cookie: "stytch_session_jwt= \t; stytch_session= ", want: none},
 		{name: "a value with an equals sign", cookie: "stytch_session_jwt=a=b", want: session.Credential{CookieJWT: "a=b"}},
 		{name: "a value in quotes is taken as it is", cookie: `stytch_session_jwt="a.b.c"`, want: session.Credential{CookieJWT: `"a.b.c"`}},
+		{name: "a space before the value is kept, and Verify refuses it", cookie: "stytch_session_jwt= a.b.c", want: session.Credential{CookieJWT: " a.b.c"}},
+		{name: "93 twice, once with a space before the value", cookie: "stytch_session_jwt= a.b.c; stytch_session_jwt=a.b.c", err: ambiguous},
 		{name: "a name of another case", cookie: "Stytch_session_jwt=a.b.c", want: none},
 		{name: "a name that ends in bytes that Python strips", cookie: "stytch_session_jwt=a.b.c; \xa0stytch_session_jwt=d.e.f", err: ambiguous},
 		{name: "such a name as Envoy writes it", cookie: "stytch_session_jwt=a.b.c; !stytch_session_jwt=d.e.f", err: ambiguous},
@@ -133,9 +143,22 @@ func TestExtractErrorsDoNotQuote(t *testing.T) {
 }
 
 func TestExtractAllocatesNothing(t *testing.T) {
-	cookie := strings.Repeat("a=b;", 16<<10) + "stytch_session_jwt=a.b.c"
+	cookie := strings.Repeat("visitor="+strings.Repeat("x", 118)+";", 1023) + "stytch_session_jwt=a.b.c"
 	if n := testing.AllocsPerRun(10, func() { _, _ = names.Extract("Bearer a.b.c", cookie, tokenA) }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestExtractLooksAtSoManyCookiesAndNoMore(t *testing.T) {
+	for _, separator := range []string{"; ", ",", ";"} {
+		for n, want := range map[int]error{1023: nil, 1024: session.ErrMalformed} {
+			for _, other := range []string{"a=b", "a.=b", ""} {
+				c, err := names.Extract("", strings.Repeat(other+separator, n)+"stytch_session_jwt=a.b.c", "")
+				if !errors.Is(err, want) || (c.CookieJWT != "") != (err == nil) {
+					t.Errorf("%d others as %q: %v", n, other+separator, err)
+				}
+			}
+		}
 	}
 }
 
@@ -168,28 +191,145 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	}
 }
 
-// FuzzExtract: whatever comes, what is extracted is a part of it, and of the shape that it is said to be.
-func FuzzExtract(f *testing.F) {
-	f.Add("Bearer a.b.c", "stytch_session_jwt=d.e.f; stytch_session="+tokenA, "")
-	f.Add("bearer\t", ";,=;stytch_session_jwt==,", tokenA)
-	f.Add("Basic eDp5", "stytch_session="+tokenA+",stytch_session="+tokenB, tokenA+",")
-	f.Fuzz(func(t *testing.T, authorization, cookie, token string) {
-		c, err := names.Extract(authorization, cookie, token)
-		if err != nil {
-			if !c.Empty() || errors.Is(err, session.ErrAmbiguous) == errors.Is(err, session.ErrMalformed) {
-				t.Fatalf("credential with error %v", err)
+// maxExtractAllocated bounds what one request's headers allocate: a careless cookie name is decoded, and costs some times its
+// length. Envoy takes 60 KiB of headers by default.
+func maxExtractAllocated(headers ...string) uint64 {
+	return 32<<10 + 16*uint64(len(strings.Join(headers, "")))
+}
+
+func TestHostileHeadersAllocateLittle(t *testing.T) {
+	const size = 64 << 10
+	for _, unit := range []string{
+		";", ",", "=", "=;", "a=b;", "%", "%5f=x;", "stytch%5Fsession%5F=x;", "a.=x;", "\x80=x;", "!=x;", "stytch_session_jwt=;",
+		"stytch_session_jwt=x;", " =x; ", "[[[[=x;", ".",
+	} {
+		header := strings.Repeat(unit, size/len(unit))
+		for name, f := range map[string]func(){
+			"authorization": func() { _, _ = names.Extract(header, "", "") },
+			"a bearer":      func() { _, _ = names.Extract("Bearer "+header, "", "") },
+			"cookie":        func() { _, _ = names.Extract("", header, "") },
+			"token":         func() { _, _ = names.Extract("", "", header) },
+		} {
+			if n := allocated(f); n > maxExtractAllocated(header) {
+				t.Errorf("%s of %q: %d bytes allocated", name, unit, n)
 			}
+		}
+	}
+}
+
+// FuzzCookieHeader: what is extracted is the one value that the cookies of a name have, and a token is of its alphabet. A
+// server that reads cookies as net/http does sees that value or none.
+func FuzzCookieHeader(f *testing.F) {
+	for _, seed := range []string{
+		"stytch_session_jwt=d.e.f; stytch_session=" + tokenA, ";,=;stytch_session_jwt==,", `stytch_session_jwt="a.b.c"`,
+		"stytch_session=" + tokenA + ",stytch_session=" + tokenB, "stytch_session_jwt=a; stytch_session_jwt =b",
+		"stytch%5fsession_jwt=a", "\xa0stytch_session_jwt=a; stytch_session_jwt=b", "stytch.session=x; stytch[session=y",
+		"stytch_session_jwt=; stytch_session_jwt=a.b.c", "a=b;\tstytch_session=" + tokenA + "\x00",
+		"stytch_session_jwt= a.b.c; stytch_session_jwt=a.b.c", "stytch_session=\u212a" + tokenA, strings.Repeat("%5F=x;", 1000),
+	} {
+		f.Add(seed, "")
+		f.Add(seed, tokenA)
+	}
+	f.Fuzz(func(t *testing.T, cookie, token string) {
+		var c session.Credential
+		var err error
+		if n := allocated(func() { c, err = names.Extract("", cookie, token) }); n > maxExtractAllocated(cookie, token) {
+			t.Fatalf("%d bytes allocated for %d", n, len(cookie)+len(token))
+		}
+		if !checkCredential(t, c, err) {
 			return
 		}
-		from := cookie
-		if c.TokenFrom == session.FromHeader {
-			from = token
-		}
-		if !strings.Contains(authorization, c.HeaderJWT) || !strings.Contains(cookie, c.CookieJWT) || !strings.Contains(from, c.Token) {
+		if c.HeaderJWT != "" || c.TokenFrom == session.FromHeader && c.Token != token {
 			t.Fatal("a value that was not presented")
 		}
-		if c.Token != "" && (len(c.Token) < 16 || len(c.Token) > 256) || strings.ContainsAny(c.HeaderJWT+c.CookieJWT, ",") || strings.ContainsAny(c.CookieJWT, ";") {
-			t.Fatal("a value of the wrong shape")
+		jwt, opaque := valuesOf(cookie, names.JWTCookie), valuesOf(cookie, names.TokenCookie)
+		if len(jwt) > 1 || !maps.Equal(jwt, set(c.CookieJWT)) {
+			t.Fatalf("%d different values of the JWT cookie", len(jwt))
+		}
+		if len(opaque) > 1 || c.TokenFrom == session.FromCookie && !maps.Equal(opaque, set(c.Token)) ||
+			len(opaque) == 1 && c.TokenFrom != session.FromCookie {
+			t.Fatalf("%d different values of the token cookie", len(opaque))
+		}
+		if strings.Contains(cookie, ",") {
+			return // net/http reads no further than it
+		}
+		for _, theirs := range (&http.Request{Header: http.Header{"Cookie": {cookie}}}).Cookies() {
+			ours, known := map[string]string{names.JWTCookie: c.CookieJWT, names.TokenCookie: c.Token}[theirs.Name]
+			if known && theirs.Value != "" && theirs.Value != strings.Trim(ours, `"`) {
+				t.Fatalf("net/http reads another value of %q", theirs.Name)
+			}
 		}
 	})
+}
+
+// valuesOf are the different values that are not empty of the cookies of a name.
+func valuesOf(header, name string) map[string]bool {
+	values := map[string]bool{}
+	for _, pair := range strings.FieldsFunc(header, func(c rune) bool { return c == ';' || c == ',' }) {
+		if n, value, ok := strings.Cut(strings.Trim(pair, " \t"), "="); ok && strings.TrimRight(n, " \t") == name && value != "" {
+			values[value] = true
+		}
+	}
+	return values
+}
+
+func set(value string) map[string]bool {
+	if value == "" {
+		return map[string]bool{}
+	}
+	return map[string]bool{value: true}
+}
+
+// FuzzAuthorizationHeader: what is extracted is all that follows the scheme, in visible ASCII, and of no other scheme.
+func FuzzAuthorizationHeader(f *testing.F) {
+	for _, seed := range []string{
+		"Bearer a.b.c", "bearer\t", "BEARER  a.b.c", "Basic eDp5", "Bearer a.b.c,Bearer d.e.f", "Bearer", " Bearer x", "Bearer x ",
+		"Bearer x y", "Bearer \u212a", "Bearer a\x00", "Bearera.b.c", "bea\u200brer x", "Bearer !", "\xff", "Basic \xff",
+		"Bearer\u00a0x", "Bearer " + strings.Repeat("A", 9000),
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, authorization string) {
+		var c session.Credential
+		var err error
+		if n := allocated(func() { c, err = names.Extract(authorization, "", "") }); n > maxExtractAllocated(authorization) {
+			t.Fatalf("%d bytes allocated for %d", n, len(authorization))
+		}
+		if !checkCredential(t, c, err) {
+			return
+		}
+		if c.CookieJWT != "" || c.Token != "" {
+			t.Fatal("a value that was not presented")
+		}
+		scheme, rest, _ := strings.Cut(authorization, " ")
+		isBearer := strings.ToLower(scheme) == "bearer"
+		if isBearer != (c.HeaderJWT != "") || isBearer && strings.TrimLeft(rest, " ") != c.HeaderJWT {
+			t.Fatalf("a bearer token: %v; extracted one: %v", isBearer, c.HeaderJWT != "")
+		}
+	})
+}
+
+// checkCredential reports whether there is one, and fails unless that or the error is what Extract says that it returns.
+func checkCredential(t *testing.T, c session.Credential, err error) bool {
+	t.Helper()
+	if err != nil {
+		if !c.Empty() || errors.Is(err, session.ErrAmbiguous) == errors.Is(err, session.ErrMalformed) {
+			t.Fatalf("credential with error %v", err)
+		}
+		return false
+	}
+	isAlphabet := func(s, alphabet string) bool { return strings.Trim(s, alphabet) == "" }
+	if c.Token != "" && (len(c.Token) < 16 || len(c.Token) > 256 || !isAlphabet(c.Token, base64url)) {
+		t.Fatal("a token that is none")
+	}
+	for _, b := range []byte(c.HeaderJWT) {
+		if b <= ' ' || b > '~' || b == ',' {
+			t.Fatalf("byte %#x in a bearer token", b)
+		}
+	}
+	// A space before a cookie's value is kept, as some servers do, and makes it malformed for Verify.
+	if strings.ContainsAny(c.CookieJWT, ";,") || strings.TrimRight(c.CookieJWT, " \t") != c.CookieJWT {
+		t.Fatal("a cookie's value with what ends it")
+	}
+	return true
 }

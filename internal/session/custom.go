@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf16"
+
+	"authz-sidecar/internal/jws"
 )
 
 // reserved are the claims that are not custom: the registered ones (RFC 7519, section 4.1) and the vendor's.
@@ -22,7 +24,7 @@ type Claims struct{ members object }
 // ParseClaims reads a JSON object as the claims of a JWT are read, for those who have claims without a JWT. Its error names a
 // reserved claim, and quotes nothing of the text.
 func ParseClaims(text string) (Claims, error) {
-	if len(text) > maxJWTLength {
+	if len(text) > jws.MaxLength {
 		return Claims{}, errors.New("custom claims: longer than 8192 bytes")
 	}
 	o, err := readObject(text)
@@ -31,7 +33,7 @@ func ParseClaims(text string) (Claims, error) {
 	}
 	for _, m := range o {
 		for _, name := range reserved {
-			if strings.EqualFold(m.name, name) { // as a JWT with it in another case is refused
+			if strings.EqualFold(fold(m.name), name) { // as a JWT with it in another case is refused
 				return Claims{}, fmt.Errorf("custom claims: %s is reserved", name)
 			}
 		}
@@ -41,7 +43,8 @@ func ParseClaims(text string) (Claims, error) {
 
 // IsCustomClaim says whether a custom claim may have this name.
 func IsCustomClaim(name string) bool {
-	return name != "" && !slices.ContainsFunc(reserved[:], func(r string) bool { return strings.EqualFold(r, name) })
+	folded := fold(name)
+	return name != "" && !slices.ContainsFunc(reserved[:], func(r string) bool { return strings.EqualFold(r, folded) })
 }
 
 // customClaims takes the members of a payload over and leaves the custom claims.

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -173,6 +174,15 @@ func signWith(key *rsa.PrivateKey, header, payload string) string {
 }
 
 var goodToken = sync.OnceValue(func() string { return sign(header().json(), consumerClaims().json()) })
+
+// allocated is how many bytes f allocates, with whatever else the process does meanwhile.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
 
 // checkError fails unless the error is the wanted sentinel and no other.
 func checkError(t *testing.T, got, want error) {

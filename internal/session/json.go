@@ -57,14 +57,26 @@ func readObject(text string, known ...string) (object, error) {
 		return nil, errJSON
 	}
 	for _, m := range o {
+		folded := fold(m.name)
 		for _, k := range known {
-			if m.name != k && strings.EqualFold(m.name, k) {
+			if m.name != k && strings.EqualFold(folded, k) {
 				return nil, errShadow
 			}
 		}
 	}
 	return o, nil
 }
+
+// fold makes of a name what some readers fold the case of to ASCII letters, beyond what strings.EqualFold does for all (such
+// as ſ and the Kelvin sign): Turkish letters, and those that are two letters in capitals.
+func fold(name string) string {
+	if !strings.ContainsFunc(name, func(c rune) bool { return c >= utf8.RuneSelf }) { // the replacer would copy it
+		return name
+	}
+	return caseFolds.Replace(name)
+}
+
+var caseFolds = strings.NewReplacer("ı", "i", "İ", "i", "\u0307", "", "ß", "ss", "ẞ", "ss", "ﬅ", "st", "ﬆ", "st")
 
 // get returns the value of a member; empty if there is none.
 func (o object) get(name string) value {

@@ -2,8 +2,8 @@
 // own sessions, and there is exactly one spelling of a token that it accepts.
 //
 // Names.Extract finds the Credential in a request and refuses one that two readers could read differently.
-// Verifier.Verify proves a session JWT locally, cheapest check first and each before the next one looks: size and
-// shape, canonical base64url, the header, the key, the signature over the received bytes, the claims, and time last. So
+// Verifier.Verify proves a session JWT locally, cheapest check first and each before the next one looks: size, shape and
+// canonical base64url (package jws), the header, the key, the signature over the received bytes, the claims, and time last. So
 // a JWT that is forged costs at most one RSA operation, and ErrExpired is only ever said of an authentic one: it is the
 // one error that is worth a call to the session API. Nothing is remembered from call to call.
 //

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jws"
+	"github.com/lestrrat-go/jwx/v2/jwt"
 
 	"authz-sidecar/internal/session"
 )
@@ -237,8 +239,54 @@ func TestTooOld(t *testing.T) {
 	}
 }
 
+// maxAllocated bounds what the verification of one token allocates, in bytes: 8 KiB of token decoded and copied, some 32 bytes
+// for each member of the densest JSON that fits, and room for what else a test process does meanwhile.
+const maxAllocated = 256 << 10
+
+// Forged or signed, as long as may be and as dense as can be: the work for a token is bounded.
+func TestHostileTokensAllocateLittle(t *testing.T) {
+	v := newVerifier(t, consumerConfig())
+	c := consumerClaims()
+	fill := func(unit string) string { return strings.Repeat(unit, 5000/len(unit)) }
+	in := func(member string) string { return sign(header().json(), c.plus(member)) }
+	inSession := func(name string, v any) string {
+		return sign(header().json(), c.with(sessionName, sessionFields().with(name, v)).json())
+	}
+	list := func(item string) raw {
+		return raw("[" + strings.TrimSuffix(strings.Repeat(item+",", 4500/(len(item)+1)), ",") + "]")
+	}
+	for name, token := range map[string]string{
+		"dots":                       strings.Repeat(".", 8192),
+		"one part":                   strings.Repeat("A", 8192),
+		"three parts":                strings.Repeat("A", 2728) + "." + strings.Repeat("A", 2728) + "." + strings.Repeat("A", 2728),
+		"more than may be":           strings.Repeat("A", 1<<20),
+		"a header of members":        sign(header().plus(strings.TrimSuffix(strings.Repeat(`"":0,`, 180), ",")), c.json()),
+		"a header of brackets":       sign(strings.Repeat("[", 1000), c.json()),
+		"one long string":            in(`"x":"` + fill("x") + `"`),
+		"a string of escapes":        in(`"x":"` + fill(`\u00e4`) + `"`),
+		"brackets that never end":    in(`"x":` + fill("[")),
+		"a long list":                in(`"x":` + string(list("0"))),
+		"many members":               in(members(600)),
+		"many members of one name":   in(strings.TrimSuffix(fill(`"":0,`), ",")),
+		"many members, escaped":      in(strings.TrimSuffix(fill(`"\u0041":0,`), ",")),
+		"many members, to be folded": in(strings.ReplaceAll(members(450), `":`, `ß":`)),
+		"a number of many digits":    in(`"x":` + fill("9")),
+		"many objects":               in(`"x":` + string(list(`{"":0}`))),
+		"many audiences":             sign(header().json(), c.with("aud", list(`""`)).json()),
+		"many roles":                 inSession("roles", list(`""`)),
+		"many factors":               inSession("authentication_factors", list("{}")),
+	} {
+		if len(token) > 8192 && name != "more than may be" {
+			t.Errorf("%s: %d bytes, which nobody reads", name, len(token))
+		}
+		if n := allocated(func() { _, _ = v.Verify(t.Context(), token, issued) }); n > maxAllocated {
+			t.Errorf("%s: %d bytes allocated", name, n)
+		}
+	}
+}
+
 // FuzzVerify signs what comes, so that the fuzzer reaches the claims, and asks a second opinion: what the verifier
-// accepts, jwx accepts under RS256 and the same key, and encoding/json reads the same identity in it.
+// accepts, jwx accepts under RS256 and the same key, and both jwx and encoding/json read the same identity in it.
 func FuzzVerify(f *testing.F) {
 	h, c := header().json(), consumerClaims()
 	f.Add(h, c.json(), "")
@@ -255,7 +303,11 @@ func FuzzVerify(f *testing.F) {
 	f.Fuzz(func(t *testing.T, header, payload, tail string) {
 		token := sign(header, payload) + tail
 		for _, v := range []*session.Verifier{consumer, b2b} {
-			s, err := v.Verify(context.Background(), token, issued)
+			var s *session.Session
+			var err error
+			if n := allocated(func() { s, err = v.Verify(context.Background(), token, issued) }); n > maxAllocated {
+				t.Fatalf("%d bytes allocated for a token of %d", n, len(token))
+			}
 			if (s != nil) != (err == nil || errors.Is(err, session.ErrExpired)) {
 				t.Fatalf("session %v with error %v", s, err)
 			}
@@ -264,6 +316,14 @@ func FuzzVerify(f *testing.F) {
 			}
 			if _, err := jws.Verify([]byte(token), jws.WithKey(jwa.RS256, key)); err != nil || tail != "" {
 				t.Fatalf("jwx refuses what is accepted: %v", err)
+			}
+			theirs, err := jwt.ParseString(token, jwt.WithKey(jwa.RS256, key), jwt.WithValidate(false))
+			if err != nil {
+				t.Fatalf("jwx refuses the claims of what is accepted: %v", err)
+			}
+			if theirs.Subject() != s.Subject || !theirs.Expiration().Equal(s.Expires) || !theirs.IssuedAt().Equal(s.IssuedAt) ||
+				theirs.Issuer() != issuer && theirs.Issuer() != "https://test.stytch.com" || !slices.Contains(theirs.Audience(), project) {
+				t.Fatalf("jwx reads %v, the verifier %+v", theirs, s)
 			}
 			var claims struct {
 				Subject string `json:"sub"`
@@ -298,7 +358,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// FuzzVerifyToken edits a good token anywhere: nothing but the token itself may pass.
+// FuzzVerifyToken edits a good token anywhere: nothing but the token itself may pass, and jwx must agree with that.
 func FuzzVerifyToken(f *testing.F) {
 	f.Add(0, 0, "")
 	f.Add(0, 1<<20, "e30.e30.e30")
@@ -306,6 +366,10 @@ func FuzzVerifyToken(f *testing.F) {
 	f.Add(-1, 1, "A")
 	f.Add(-1, 0, "==")
 	f.Add(100, 1<<20, strings.Repeat(".", 9000))
+	f.Add(0, 1<<20, strings.Repeat("A", 8192))
+	f.Add(40, 0, "\u200b")
+	f.Add(0, 36, encode([]byte(`{"alg":"none","kid":"jwk-test-1"}`)))
+	key := &signingKey().PublicKey
 	v := newVerifier(f, consumerConfig())
 	f.Fuzz(func(t *testing.T, at, cut int, insert string) {
 		good := goodToken()
@@ -315,8 +379,16 @@ func FuzzVerifyToken(f *testing.F) {
 		at = min(at, len(good))
 		end := at + min(max(cut, 0), len(good)-at)
 		token := good[:at] + insert + good[end:]
-		if _, err := v.Verify(context.Background(), token, issued); (err == nil) != (token == good) {
-			t.Fatalf("%q: %v", token, err)
+		var s *session.Session
+		var err error
+		if n := allocated(func() { s, err = v.Verify(context.Background(), token, issued) }); n > maxAllocated {
+			t.Fatalf("%d bytes allocated for a token of %d", n, len(token))
+		}
+		if (err == nil) != (token == good) || (s != nil) != (token == good) {
+			t.Fatalf("%q: %v, %v", token, s, err)
+		}
+		if _, theirs := jws.Verify([]byte(token), jws.WithKey(jwa.RS256, key)); err == nil && theirs != nil {
+			t.Fatalf("jwx refuses what is accepted: %v", theirs)
 		}
 	})
 }
