@@ -1,8 +1,10 @@
 package policy_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"regexp"
@@ -191,10 +193,10 @@ func (m maker) request() (r policy.Request, host string) {
 	if m.IntN(2) == 0 {
 		spelt = strings.ToUpper(spelt)
 	}
-	if host != "" && m.IntN(3) == 0 {
+	if host != "" && host[0] != '[' && m.IntN(3) == 0 {
 		spelt += "."
 	}
-	if m.IntN(3) == 0 {
+	if host != "" && m.IntN(3) == 0 {
 		spelt += ":8443"
 	}
 	r = policy.Request{
@@ -241,6 +243,59 @@ func FuzzMatchIsWhatOneRuleAfterTheOtherFinds(f *testing.F) {
 		}
 	})
 }
+
+// FuzzHost sends any host: it is read in one way, as whoever writes it down in the configuration would, and reading it again changes
+// nothing.
+func FuzzHost(f *testing.F) {
+	for _, seed := range []string{
+		"h.test", "A.H.TEST.:8443", ".h.test", "h.test..", "h.test:80:90", "xh.test", "[::1]", "[0:0::0001]:80", "[::1", "[::1]x", "::1",
+		"[::FFFF:1.2.3.4]", "[fe80::1%EN0]", "[H.test]", "[[::1]", "[:::]", "h.test\x00", "\u212a.h.test", "a@h.test", "h.test/x", "", ":", "[]",
+	} {
+		f.Add(seed)
+	}
+	names := []string{"h.test", "*.h.test", "[::1]"}
+	var rules []policy.Rule
+	for _, name := range names {
+		rules = append(rules, policy.Rule{Name: name, Match: policy.Match{Hosts: []string{name}}})
+	}
+	set := compile(f, rules...)
+	f.Fuzz(func(t *testing.T, raw string) {
+		got, err := set.Match(policy.Request{Path: "/", Host: raw})
+		host := ""
+		if parts := aHost.FindStringSubmatch(raw); parts != nil {
+			host = strings.TrimRight(parts[1], ".")
+			if address, err := netip.ParseAddr(parts[2]); err == nil {
+				host = "[" + address.String() + "]"
+			} else if parts[2] != "" {
+				host = ""
+			}
+		}
+		if host == "" && raw != "" {
+			if !errors.Is(err, policy.ErrAmbiguousHost) {
+				t.Fatalf("%q is %q, %v", raw, got.Host, err)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatalf("%q: %v", raw, err)
+		}
+		host = capital.ReplaceAllStringFunc(host, strings.ToLower)
+		i := slices.IndexFunc(names, func(name string) bool {
+			return name == host || name[0] == '*' && len(host) > len(name)-1 && strings.HasSuffix(host, name[1:])
+		})
+		if got.Host != host || (i < 0) != (got.Rule.Name == "default") || i >= 0 && got.Rule.Name != names[i] {
+			t.Fatalf("%q is %q of rule %s, want %q of %d", raw, got.Host, got.Rule.Name, host, i)
+		}
+		if again, err := set.Match(policy.Request{Path: "/", Host: got.Host}); err != nil || again.Host != got.Host || again.Rule != got.Rule {
+			t.Fatalf("%q is %q, and that is %q, %v", raw, got.Host, again.Host, err)
+		}
+	})
+}
+
+var (
+	aHost   = regexp.MustCompile(`^([0-9A-Za-z._-]+|\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\])(:[0-9]*)?$`)
+	capital = regexp.MustCompile(`[A-Z]`)
+)
 
 func list(rules []policy.Rule) string {
 	var text strings.Builder

@@ -22,7 +22,7 @@ const maxPath = 8192
 //
 // Refused, with an error that wraps ErrAmbiguousPath: no leading slash, an empty segment, a dot segment, a backslash, ';' or
 // control character, also encoded; an encoded slash; a '#' or a byte beyond ASCII as it is; encodings that are invalid,
-// decode to another or are no UTF-8; more than 8192 bytes.
+// decode to another or are no UTF-8; more than 8192 bytes, as it is or as it is read.
 func ReadPath(raw string) (string, error) {
 	path, _, _ := strings.Cut(raw, "?")
 	if len(path) > maxPath {
@@ -34,6 +34,9 @@ func ReadPath(raw string) (string, error) {
 	clean, err := readCharacters(path)
 	if err != nil {
 		return "", err
+	}
+	if len(clean) > maxPath {
+		return "", ambiguous("longer than 8192 bytes in its one spelling")
 	}
 	if doublyEncoded(clean) {
 		return "", ambiguous("double percent-encoding")

@@ -257,24 +257,49 @@ func readHostPattern(host string) (read, problem, remedy string) {
 	case strings.Trim(name, ".") == "":
 		return "", "no host", `write "example.com", or "*.example.com" for every host below it`
 	}
-	read = readHost(name)
+	read, err := readHost(name)
+	if err != nil {
+		return "", "not a host", `write "example.com"`
+	}
 	if wildcard {
 		read = "*." + read
 	}
 	return read, "", ""
 }
 
-// readHost is the host that rules are matched by: in lower case, without port and trailing dots, an IPv6 address in brackets
-// in its canonical spelling (RFC 5952).
-func readHost(raw string) string {
-	if end := strings.IndexByte(raw, ']'); end > 0 && raw[0] == '[' {
-		if address, err := netip.ParseAddr(raw[1:end]); err == nil {
-			return lower("[" + address.String() + "]")
-		}
-		return lower(raw[:end+1])
+// readHost is the host that rules are matched by: in lower case, without port and trailing dots, an IPv6 address in brackets in its
+// canonical spelling (RFC 5952); empty if there is none. Two Host lines, which Envoy joins, a user before the host, an encoded
+// letter and whatever else is no host with a port at most (RFC 9110, section 4.2.3) is another host to some apps: the error is
+// ErrAmbiguousHost.
+func readHost(raw string) (string, error) {
+	if raw == "" {
+		return "", nil
 	}
-	host, _, _ := strings.Cut(raw, ":")
-	return lower(strings.TrimRight(host, "."))
+	name, port := raw, ""
+	if end := strings.IndexByte(raw, ']'); raw[0] == '[' && end > 0 {
+		address, err := netip.ParseAddr(raw[1:end])
+		if err != nil || !address.Is6() || address.Zone() != "" {
+			return "", ErrAmbiguousHost
+		}
+		name, port = "["+address.String()+"]", raw[end+1:]
+	} else {
+		if i := strings.IndexByte(raw, ':'); i >= 0 {
+			name, port = raw[:i], raw[i:]
+		}
+		name = lower(strings.TrimRight(name, "."))
+		if name == "" || strings.ContainsFunc(name, isNoHost) {
+			return "", ErrAmbiguousHost
+		}
+	}
+	if port != "" && (port[0] != ':' || strings.Trim(port[1:], "0123456789") != "") {
+		return "", ErrAmbiguousHost
+	}
+	return name, nil
+}
+
+// isNoHost says of a character whether no name in DNS has it; the underscore is in many, though no host name should have it.
+func isNoHost(c rune) bool {
+	return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_'
 }
 
 // lower leaves all beyond ASCII as it is: the Kelvin sign is no k.

@@ -26,6 +26,9 @@ var ErrUnknownRule = errors.New("unknown rule")
 // apps it is the same.
 var ErrAmbiguousMethod = errors.New("ambiguous method")
 
+// ErrAmbiguousHost says that a host is no host with a port at most, or is another one to some apps.
+var ErrAmbiguousHost = errors.New("ambiguous host")
+
 // Need says whether a rule wants a session.
 type Need int
 
@@ -280,14 +283,18 @@ func (s *Set) AmbiguousPathRule() string {
 	return s.ambiguous.Name
 }
 
-// Match returns the rule for a request. The error is ErrAmbiguousPath, wrapped with what is wrong, ErrAmbiguousMethod or
+// Match returns the rule for a request. The error is ErrAmbiguousPath, wrapped with what is wrong, ErrAmbiguousHost, ErrAmbiguousMethod or
 // ErrUnknownRule.
 //
 // What it costs depends on the path and hardly on the number of rules, with two exceptions. Rules for one path that differ
 // in methods, headers, or what follows the literal text of a regular expression are looked at one after the other. And where
 // some templates have a variable and others text, both ways are gone.
 func (s *Set) Match(r Request) (Found, error) {
-	q := query{Request: r, host: readHost(r.Host)}
+	host, err := readHost(r.Host)
+	if err != nil {
+		return Found{}, err
+	}
+	q := query{Request: r, host: host}
 	clean, err := ReadPath(r.Path)
 	if err != nil && (s.ambiguous == nil || r.Rule != "" && r.Rule != s.ambiguous.Name) {
 		return Found{}, err

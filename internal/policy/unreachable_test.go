@@ -108,7 +108,7 @@ func FuzzUnreachableIsWhatTakesSaysAndNoRequestReaches(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		m := maker{rand.New(rand.NewPCG(seed, 1))}
-		rules := m.rules(1 + m.IntN(30))
+		rules := m.rules(1 + m.IntN(16))
 		for i := range rules {
 			rules[i].Preflight = false // which Takes does not see
 		}
@@ -124,7 +124,7 @@ func FuzzUnreachableIsWhatTakesSaysAndNoRequestReaches(f *testing.F) {
 			t.Fatalf("%v, want %v of\n%s", got, want, list(rules))
 		}
 		cfg := policy.Config{Rules: rules, Default: policy.Rule{Name: "default"}}
-		for range 200 {
+		for range 50 {
 			r, host := m.request()
 			r.Rule = ""
 			if name, _ := reference(cfg, r, host); unreachable[name] {
