@@ -19,7 +19,7 @@ const (
 	maxTokenLength = 256
 )
 
-// maxCookies bounds the work for a cookie header, a comma in a value counting as one more. Browsers keep 180 or so for a site.
+// maxCookies bounds the work for a cookie header, a comma or an equals sign in a value counting as one more. Browsers keep 180 or so for a site.
 const maxCookies = 1024
 
 // Origin says where in the request an opaque token was.
@@ -98,7 +98,7 @@ func (n Names) Extract(authorization, cookie, tokenHeader string) (Credential, e
 // percent-encoded. A comma separates too, because Envoy joins two Cookie headers with one.
 func (n Names) cookies(header string) (jwt, token string, err error) {
 	for count := 0; header != ""; count++ {
-		if count == maxCookies {
+		if count >= maxCookies {
 			return "", "", fmt.Errorf("%w: more than %d cookies", ErrMalformed, maxCookies)
 		}
 		pair := header
@@ -109,11 +109,15 @@ func (n Names) cookies(header string) (jwt, token string, err error) {
 		}
 		name, value, _ := strings.Cut(pair, "=")
 		name = strings.Trim(name, " \t") // as most servers read it
-		if name == "" || strings.Trim(value, " \t") == "" {
+		if strings.Trim(value, " \t") == "" {
 			continue
 		}
-		if name != n.JWTCookie && name != n.TokenCookie && n.readsAsOurs(name) {
-			return "", "", fmt.Errorf("%w: a cookie whose name some servers read as that of the session", ErrAmbiguous)
+		if name == "" || name != n.JWTCookie && name != n.TokenCookie {
+			if n.readsAsOurs(name) || n.hidesOurs(name, value) {
+				return "", "", fmt.Errorf("%w: a cookie that some servers read as that of the session", ErrAmbiguous)
+			}
+			count += strings.Count(value, "=") // each may have begun another
+			continue
 		}
 		for _, known := range [...]struct {
 			name  string
@@ -133,29 +137,55 @@ func (n Names) cookies(header string) (jwt, token string, err error) {
 
 // readsAsOurs says whether a careless server may read a cookie's name as one of ours, and so see a session that nobody proved.
 func (n Names) readsAsOurs(name string) bool {
-	if !strings.ContainsFunc(name, isCareless) { // as almost all names
+	if len(name) < min(len(n.JWTCookie), len(n.TokenCookie)) { // no reader makes it longer
 		return false
 	}
+	if !strings.ContainsFunc(name, isCareless) { // as almost all names
+		return name != "" && (strings.EqualFold(name, n.JWTCookie) || strings.EqualFold(name, n.TokenCookie))
+	}
 	read := lenientName(name)
-	return read != "" && (read == lenientName(n.JWTCookie) || read == lenientName(n.TokenCookie))
+	return read != "" && (strings.EqualFold(read, lenientName(n.JWTCookie)) || strings.EqualFold(read, lenientName(n.TokenCookie)))
 }
+
+// hidesOurs says whether a careless server may find one of ours within another cookie: Python's SimpleCookie begins anew at white
+// space, and Werkzeug before 2.2.3 where there is no name (CVE-2023-23934).
+func (n Names) hidesOurs(name, value string) bool {
+	if name != "" {
+		white := strings.IndexFunc(value, isWhite)
+		if white < 0 { // as almost all values
+			return false
+		}
+		value = value[white:]
+	}
+	for piece := range strings.FieldsFuncSeq(value, isWhite) {
+		if inner, _, found := strings.Cut(strings.TrimLeft(piece, "=$"), "="); found && n.readsAsOurs(inner) {
+			return true
+		}
+	}
+	return false
+}
+
+func isWhite(r rune) bool { return r <= ' ' }
 
 // isCareless says of a byte whether servers differ about it in a cookie's name. Envoy makes "!" of what is not UTF-8.
 func isCareless(r rune) bool {
-	return r <= ' ' || r >= 0x7f || r == '!' || r == '%' || r == '.' || r == '['
+	return r <= ' ' || r >= 0x7f || r == '!' || r == '%' || r == '.' || r == '[' || r == '+' || r == '"'
 }
 
-// lenientName is a name percent-decoded, without white space and bytes beyond ASCII around it, and with "_" for what PHP puts it
-// for.
+// lenientName is a name percent-decoded, without quotes, white space and bytes beyond ASCII around it, and with "_" for what PHP
+// puts it for; what stands behind a "[" is an index there.
 func lenientName(name string) string {
 	if decoded, err := url.PathUnescape(name); err == nil {
 		name = decoded
 	}
-	name = strings.TrimFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '!' })
+	name = strings.TrimFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '!' || r == '"' })
+	if closing := strings.LastIndexByte(name, ']'); closing > 0 {
+		name, _, _ = strings.Cut(name, "[")
+	}
 	return underscores.Replace(name)
 }
 
-var underscores = strings.NewReplacer(".", "_", " ", "_", "[", "_")
+var underscores = strings.NewReplacer(".", "_", " ", "_", "[", "_", "+", "_")
 
 // bearer returns the token of an authorization header (RFC 6750, section 2.1), or nothing if the scheme is another one,
 // which is not ours to judge. One space ends the scheme; another would be a second spelling of the credential.

@@ -66,7 +66,17 @@ func TestExtract(t *testing.T) {
 		{name: "a value in quotes is taken as it is", cookie: `stytch_session_jwt="a.b.c"`, want: session.Credential{CookieJWT: `"a.b.c"`}},
 		{name: "a space before the value is kept, and Verify refuses it", cookie: "stytch_session_jwt= a.b.c", want: session.Credential{CookieJWT: " a.b.c"}},
 		{name: "93 twice, once with a space before the value", cookie: "stytch_session_jwt= a.b.c; stytch_session_jwt=a.b.c", err: ambiguous},
-		{name: "a name of another case", cookie: "Stytch_session_jwt=a.b.c", want: none},
+		{name: "a name of another case, which ASP.NET reads as ours", cookie: "Stytch_session_jwt=a.b.c", err: ambiguous},
+		{name: "another case beside ours", cookie: "stytch_session_jwt=a.b.c; STYTCH_SESSION_JWT=d.e.f", err: ambiguous},
+		{name: "a name behind an empty one, as Werkzeug read it", cookie: "stytch_session_jwt=a.b.c; =stytch_session_jwt=d.e.f", err: ambiguous},
+		{name: "a name within a value, where Python begins anew", cookie: "x=1 stytch_session_jwt=d.e.f", err: ambiguous},
+		{name: "behind a tab", cookie: "x=1\tstytch_session_jwt=d.e.f; stytch_session_jwt=a.b.c", err: ambiguous},
+		{name: "behind a dollar sign", cookie: "x=1 $stytch_session=" + tokenB, err: ambiguous},
+		{name: "in quotes", cookie: `"stytch_session_jwt"=d.e.f`, err: ambiguous},
+		{name: "with an index, as PHP has it", cookie: "stytch_session_jwt[0]=d.e.f", err: ambiguous},
+		{name: "with plus signs, as PHP has it", cookie: "stytch+session+jwt=d.e.f", err: ambiguous},
+		{name: "a value with white space that holds nothing of ours", cookie: "x=a b=c stytch_session_jwt; stytch_session_jwt=a.b.c", want: fromCookie},
+		{name: "a cookie without a name", cookie: "=x; =; stytch_session_jwt=a.b.c", want: fromCookie},
 		{name: "a name that ends in bytes that Python strips", cookie: "stytch_session_jwt=a.b.c; \xa0stytch_session_jwt=d.e.f", err: ambiguous},
 		{name: "such a name as Envoy writes it", cookie: "stytch_session_jwt=a.b.c; !stytch_session_jwt=d.e.f", err: ambiguous},
 		{name: "a name that PHP writes with underscores", cookie: "stytch.session.jwt=d.e.f", err: ambiguous},
@@ -152,7 +162,7 @@ func TestExtractAllocatesNothing(t *testing.T) {
 func TestExtractLooksAtSoManyCookiesAndNoMore(t *testing.T) {
 	for _, separator := range []string{"; ", ",", ";"} {
 		for n, want := range map[int]error{1023: nil, 1024: session.ErrMalformed} {
-			for _, other := range []string{"a=b", "a.=b", ""} {
+			for _, other := range []string{"a=b", "a.=b", "", "a b"} {
 				c, err := names.Extract("", strings.Repeat(other+separator, n)+"stytch_session_jwt=a.b.c", "")
 				if !errors.Is(err, want) || (c.CookieJWT != "") != (err == nil) {
 					t.Errorf("%d others as %q: %v", n, other+separator, err)
@@ -255,7 +265,7 @@ func FuzzCookieHeader(f *testing.F) {
 		}
 		for _, theirs := range (&http.Request{Header: http.Header{"Cookie": {cookie}}}).Cookies() {
 			ours, known := map[string]string{names.JWTCookie: c.CookieJWT, names.TokenCookie: c.Token}[theirs.Name]
-			if known && theirs.Value != "" && theirs.Value != strings.Trim(ours, `"`) {
+			if known && theirs.Value != "" && theirs.Value != strings.Trim(ours, "\" \t") {
 				t.Fatalf("net/http reads another value of %q", theirs.Name)
 			}
 		}
@@ -266,7 +276,7 @@ func FuzzCookieHeader(f *testing.F) {
 func valuesOf(header, name string) map[string]bool {
 	values := map[string]bool{}
 	for _, pair := range strings.FieldsFunc(header, func(c rune) bool { return c == ';' || c == ',' }) {
-		if n, value, ok := strings.Cut(strings.Trim(pair, " \t"), "="); ok && strings.TrimRight(n, " \t") == name && value != "" {
+		if n, value, ok := strings.Cut(pair, "="); ok && strings.Trim(n, " \t") == name && strings.Trim(value, " \t") != "" {
 			values[value] = true
 		}
 	}
@@ -327,8 +337,8 @@ func checkCredential(t *testing.T, c session.Credential, err error) bool {
 			t.Fatalf("byte %#x in a bearer token", b)
 		}
 	}
-	// A space before a cookie's value is kept, as some servers do, and makes it malformed for Verify.
-	if strings.ContainsAny(c.CookieJWT, ";,") || strings.TrimRight(c.CookieJWT, " \t") != c.CookieJWT {
+	// White space around a cookie's value is kept, and makes it malformed for Verify.
+	if strings.ContainsAny(c.CookieJWT, ";,") {
 		t.Fatal("a cookie's value with what ends it")
 	}
 	return true

@@ -2,6 +2,7 @@ package sessionapi_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"authz-sidecar/internal/fuzztest"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 )
@@ -336,7 +338,7 @@ func TestOnlyChangesAreLogged(t *testing.T) {
 	for i, s := range steps {
 		answer = s.answer
 		before := len(b.log.String())
-		b.ask(jwtRequest)
+		b.ask(sessionapi.Request{JWT: fmt.Sprint(credential, i)}) // each its own, since a no is remembered
 		line := b.log.String()[before:]
 		if s.log == "" && line != "" || strings.Count(line, "\n") > 1 || !strings.Contains(line, "level="+s.log) && s.log != "" {
 			t.Errorf("step %d, %s: logged %q, want %s", i, s.answer, line, s.log)
@@ -348,7 +350,7 @@ func TestOutcomesAreThereFromTheStart(t *testing.T) {
 	b := newBench(t, always(200, ""))
 	for _, o := range []string{
 		"ok", "session_not_found", "credential_refused", "forbidden", "not_authorized", "mismatch",
-		"secret_refused", "rate_limited", "unavailable", "unexpected", "unproved", "shed", "panic",
+		"secret_refused", "rate_limited", "unavailable", "unexpected", "unproved", "shed", "rate_shed", "token_shed", "panic",
 	} {
 		if n := b.metric("calls_total", o); n != 0 {
 			t.Errorf("%s begins at %v", o, n)
@@ -356,35 +358,75 @@ func TestOutcomesAreThereFromTheStart(t *testing.T) {
 	}
 }
 
-// FuzzAnswer sends the client what a broken or hostile API could: it never panics, says yes only to what the verifier
-// accepted, and quotes nothing that could be the caller's credential.
+// FuzzAnswer sends the client what a broken or hostile API could: it never panics, gives only the JWT that the verifier accepted, says
+// no only as the vendor documents it, and quotes nothing that could be the caller's credential.
 func FuzzAnswer(f *testing.F) {
-	f.Add(200, []byte(yes("session-1", "user-1")))
-	f.Add(200, []byte(yes("session-2", "user-1")))
-	f.Add(200, []byte(`{"session":{"session_id":"session-2"},`+yes("session-1", "user-1")[1:]))
-	f.Add(404, []byte(`{"status_code":404,"error_type":"session_not_found"}`))
-	f.Add(401, []byte(`{"error_type":"`+credential+`","request_id":"request-id-`+credential+`"}`))
-	f.Add(429, []byte(`[[[[`))
-	f.Add(0, []byte("\x00\xff"))
-	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		var accepted bool
-		b := newBench(t, always(status, string(body)), func(c *sessionapi.Config) {
+	f.Add(200, "", []byte(yes("session-1", "user-1")))
+	f.Add(200, "", []byte(yes("session-2", "user-1")))
+	f.Add(200, "", []byte(`{"session":{"session_id":"session-2"},`+yes("session-1", "user-1")[1:]))
+	f.Add(200, "", []byte(`{"member_session":{"member_session_id":"session-1"},"session_jwt":"bad.session-1",`+yes("session-1", "user-1")[1:]))
+	f.Add(200, "", []byte(strings.Replace(yes("session-1", "user-1"), "good", "expired", 1)))
+	f.Add(401, "", []byte(`{"error_type":"`+credential+`","request_id":"request-id-`+credential+`"}`))
+	f.Add(429, "Wed, 21 Oct 2026 07:28:00 GMT", []byte(`[[[[`))
+	f.Add(503, "-1", []byte(`{"Error_Type":"session_not_found"}`))
+	f.Add(0, "18446744073709551616", []byte("\x00\xff"))
+	for _, d := range documented {
+		f.Add(d.status, "2", fmt.Appendf(nil, `{"status_code":%d,"error_type":%q}`, d.status, d.errorType))
+	}
+	f.Fuzz(func(t *testing.T, status int, retryAfter string, body []byte) {
+		accepted := ""
+		answer := api(func(*http.Request) (*http.Response, error) {
+			r := respond(status, string(body))
+			r.Header.Set("Retry-After", retryAfter)
+			return r, nil
+		})
+		b := newBench(t, answer, func(c *sessionapi.Config) {
 			c.Verify = func(ctx context.Context, jwt string, now time.Time) (*session.Session, error) {
 				if strings.HasPrefix(jwt, "panic") || strings.Contains(jwt, "canary") {
 					return nil, session.ErrForged // no project's key signs these
 				}
 				s, err := verify(ctx, jwt, now)
-				accepted = err == nil
+				if err == nil {
+					accepted = jwt
+				}
 				return s, err
 			}
 		})
 		defer b.done()
-		e, err := b.ask(jwtRequest)
+		var e *sessionapi.Exchange
+		var err error
+		fuzztest.Allocates(t, 50, len(body), func() { e, err = b.ask(jwtRequest) })
 		if n := b.metric("calls_total", "panic"); n != 0 {
 			t.Fatalf("panic: %s", b.log)
 		}
-		if err == nil && (!accepted || status != 200 || e.Session.ID != asked.ID || e.Session.Subject != asked.Subject) {
-			t.Fatalf("yes to status %d, %s", status, body)
+		if err == nil {
+			if accepted == "" || e.JWT != accepted || status != 200 || e.Session.ID != asked.ID || e.Session.Subject != asked.Subject {
+				t.Fatalf("yes to status %d, %s", status, body)
+			}
+			return
+		}
+		var said struct {
+			Status     int    `json:"status_code"`
+			ErrorType  string `json:"error_type"`
+			SessionJWT string `json:"session_jwt"`
+		}
+		isJSON := json.Unmarshal(body, &said) == nil && (said.Status == 0 || said.Status == status)
+		meant := sessionapi.ErrUnavailable
+		for _, d := range documented {
+			same := d.errorType == said.ErrorType || d.errorType == "tenancy_error" && strings.HasSuffix(said.ErrorType, "tenancy_error")
+			if isJSON && d.status == status && same {
+				meant = d.want
+			}
+		}
+		if errors.Is(err, sessionapi.ErrMismatch) && isJSON && status == 200 && said.SessionJWT != "" {
+			meant = sessionapi.ErrMismatch
+		}
+		wantError(t, err, meant)
+		wantOnly(t, err, meant)
+		if limited, ok := errors.AsType[*sessionapi.RetryAfterError](err); ok != (status == 429) {
+			t.Errorf("status %d: %v", status, err)
+		} else if ok && (limited.After < time.Second || limited.After > 300*time.Second) {
+			t.Errorf("told to wait %v by %q", limited.After, retryAfter)
 		}
 	})
 }

@@ -4,6 +4,8 @@ import (
 	"container/list"
 	"slices"
 	"time"
+
+	"authz-sidecar/internal/session"
 )
 
 // kept holds the last exchanges by the request that they answer, in the order of their coming. It is not safe for
@@ -60,6 +62,20 @@ func (k *kept) put(key key, e *Exchange, now time.Time, owners [2]digest) {
 	for el := k.order.Front(); el != nil && (k.order.Len() > k.max || el.Value.(keptExchange).expired(now)); el = k.order.Front() {
 		k.remove(el)
 	}
+}
+
+// knows says whether an exchange of this credential is kept, of whatever age and answer to whatever question.
+func (k *kept) knows(credential digest, now time.Time) bool {
+	return slices.ContainsFunc(k.byOwner[credential], func(el *list.Element) bool { return !el.Value.(keptExchange).expired(now) })
+}
+
+// session is what the youngest exchange of this credential that is kept is of; nil if there is none.
+func (k *kept) session(credential digest) *session.Session {
+	owned := k.byOwner[credential]
+	if len(owned) == 0 {
+		return nil
+	}
+	return owned[len(owned)-1].Value.(keptExchange).exchange.Session
 }
 
 // has says whether this very exchange is the one that is kept.

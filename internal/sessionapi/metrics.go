@@ -10,6 +10,7 @@ type metrics struct {
 	seconds           prometheus.Histogram
 	waiters, inFlight prometheus.Gauge
 	reused, joined    prometheus.Counter
+	remembered        prometheus.Counter
 }
 
 // newMetrics registers nothing where the registerer is nil.
@@ -18,11 +19,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		calls: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "authz_session_api_calls_total",
-			Help: "Calls to the session API by outcome: ok, session_not_found, credential_refused, forbidden, not_authorized (a yes that does not grant the permission asked about), mismatch, secret_refused, rate_limited, unavailable, shed (not made: too many under way) or panic.",
+			Help: "Calls to the session API by outcome: ok, session_not_found, credential_refused, forbidden, not_authorized (a yes that does not grant the permission asked about), mismatch, secret_refused, rate_limited, unavailable, unexpected (a 4xx that says nothing about the credential), unproved (a yes whose JWT cannot be proved here), panic; or not made: shed (too many under way), rate_shed (too many in this second) or token_shed (opaque tokens that may be made up have used up their half of either).",
 		}, []string{"outcome"}),
 		ahead: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "authz_session_api_ahead_total",
-			Help: "Requests whose JWT was to be traded ahead of its expiry, by result: started (a call), handed_over (the new JWT of an earlier one), under_way (an equal call), paused (traded for nothing less than 10 s ago) or shed (half of all calls are under way).",
+			Help: "Requests whose JWT was to be traded ahead of its expiry, by result: started (a call), handed_over (the new JWT of an earlier one), under_way (an equal call), paused (traded for nothing, or refused, less than 10 s ago) or shed (half of all calls are under way, or of a second's have begun).",
 		}, []string{"result"}),
 		seconds: auto.NewHistogram(prometheus.HistogramOpts{
 			Name: "authz_session_api_call_seconds",
@@ -41,6 +42,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		reused: auto.NewCounter(prometheus.CounterOpts{
 			Name: "authz_session_api_reused_total",
 			Help: "Requests that a kept exchange answered without a call.",
+		}),
+		remembered: auto.NewCounter(prometheus.CounterOpts{
+			Name: "authz_session_api_remembered_total",
+			Help: "Requests that were answered without a call by the session API's no to their credential less than 10 s ago.",
 		}),
 		joined: auto.NewCounter(prometheus.CounterOpts{
 			Name: "authz_session_api_joined_total",

@@ -24,6 +24,8 @@ var (
 	// ErrOutage comes together with ErrUnavailable: the API itself is down, slow, answers nonsense or limits our rate. It is not
 	// said where we are at fault: our secret, our keys and clock, our own limit of calls, which strangers can use up.
 	ErrOutage error = outage{}
+	// ErrTokenShed comes together with ErrUnavailable: opaque tokens that may be made up have used up their part of the calls.
+	ErrTokenShed = errors.New("too many calls for opaque tokens that may be made up")
 	// ErrSecretRefused comes together with ErrUnavailable: the project's own id or secret is wrong, the operator's fault
 	// and never the user's.
 	ErrSecretRefused = errors.New("the project's secret was refused")
@@ -59,12 +61,14 @@ const (
 	unexpected        outcome = "unexpected" // a 4xx that is not listed in meanings
 	unproved          outcome = "unproved"   // a yes whose JWT our keys or our clock cannot prove
 	shed              outcome = "shed"
+	rateShed          outcome = "rate_shed"
+	tokenShed         outcome = "token_shed"
 	panicked          outcome = "panic"
 )
 
 var outcomes = []outcome{
 	ok, sessionNotFound, credentialRefused, forbidden, notAuthorized, mismatch,
-	secretRefused, rateLimited, unavailable, unexpected, unproved, shed, panicked,
+	secretRefused, rateLimited, unavailable, unexpected, unproved, shed, rateShed, tokenShed, panicked,
 }
 
 // meanings is what the vendor's error answers mean, by status and error type together: a proxy's 404 says nothing about
@@ -113,6 +117,13 @@ type result struct {
 	outcome  outcome
 	exchange *Exchange
 	err      error
+}
+
+// sheds says why a call was not made: our own limits, so no outage.
+var sheds = map[outcome]error{
+	shed:      fmt.Errorf("%w: too many calls under way", ErrUnavailable),
+	rateShed:  fmt.Errorf("%w: too many calls in this second", ErrUnavailable),
+	tokenShed: fmt.Errorf("%w: %w", ErrUnavailable, ErrTokenShed),
 }
 
 // refusals are the errors of the outcomes that are not merely ErrUnavailable.

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"authz-sidecar/internal/fuzztest"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 )
@@ -456,8 +457,8 @@ func TestOnEndedHearsOfEachSessionThatIsNotFound(t *testing.T) {
 	}
 }
 
-// TestASessionBesideATokenThatIsNotFoundIsInDoubt has each request's own JWT doubted, though all share one call, and that of a call
-// that nobody waits for.
+// TestASessionBesideATokenThatIsNotFoundIsInDoubt has each request's own JWT doubted, though all share one call or its
+// answer, and that of a call that nobody waits for.
 func TestASessionBesideATokenThatIsNotFoundIsInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -487,10 +488,14 @@ func TestASessionBesideATokenThatIsNotFoundIsInDoubt(t *testing.T) {
 			})
 		}
 		wg.Wait()
+		_, err := b.ask(beside("session-3")) // which the no to the others answers
+		wantOnly(t, err, sessionapi.ErrSessionNotFound)
 		b.wantCalls(1)
-		b.Ahead(t.Context(), beside("session-3"))
+		time.Sleep(remembered)
+		b.Ahead(t.Context(), beside("session-4"))
 		b.Wait()
-		for _, id := range []string{"session-1", "session-2", "session-3"} {
+		b.wantCalls(2)
+		for _, id := range []string{"session-1", "session-2", "session-3", "session-4"} {
 			if doubted[id] == 0 {
 				t.Errorf("%s is in no doubt", id)
 			}
@@ -523,7 +528,8 @@ func FuzzVerdict(f *testing.F) {
 		body := `{"verdict":` + verdict + "," + yes("session-1", "user-1")[1:]
 		b := newBench(t, always(200, body))
 		defer b.done()
-		_, err := b.ask(checkRequest)
+		var err error
+		fuzztest.Allocates(t, 50, len(body), func() { _, err = b.ask(checkRequest) })
 		if n := b.metric("calls_total", "panic"); n != 0 {
 			t.Fatalf("panic: %s", b.log)
 		}

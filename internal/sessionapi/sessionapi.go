@@ -10,6 +10,8 @@
 //     permission that its call did not ask about, and none comes of an answer that does not grant what was asked.
 //   - "No" and "could not ask" are never confused: only an answer that the vendor documents as being about the
 //     credential denies, everything else is ErrUnavailable.
+//   - What a stranger can make up, an opaque token, never gets at more than half of the calls, and a credential that the API
+//     said no to is not asked about again for 10 s.
 //   - Neither a credential nor the project's secret reaches a log, an error text or a map key.
 //
 // How: one mutex decides for each request between a kept exchange, a call under way and a new call. The call runs in a
@@ -52,11 +54,14 @@ type Config struct {
 	Timeout time.Duration
 	// MaxCalls is how many calls may be under way. Required.
 	MaxCalls int
+	// CallsPerSecond is how many calls may begin in a second, and at once after a pause. Default 0: any number. Of both limits an
+	// opaque token may use half, unless an exchange of it is kept.
+	CallsPerSecond int
 	// KeptExchanges is how many exchanges are kept for requests that still carry the traded credential; one that grants a
 	// permission counts twice, since it is kept for its own JWT too. Default 0: none, and Ahead does nothing.
 	KeptExchanges int
-	// OnEnded hears of a session that the API did not find: one that was asked about by its JWT for certain, one whose JWT was
-	// beside a token that the API did not find not for certain. It is told before anybody who waits gets the error, in the
+	// OnEnded hears of a session that the API did not find: for certain one that was asked about by its JWT, or by a token of which
+	// an exchange is kept; not for certain one whose JWT was beside a token that the API did not find. It is told before anybody who waits gets the error, in the
 	// call's goroutine or the waiter's, under no lock, and must be quick. The session is shared: read only. Default: nobody hears.
 	OnEnded func(s *session.Session, certain bool)
 	// Logger gets alerts and changes of state. Default: discard.
@@ -77,12 +82,17 @@ type Client struct {
 	// never miss both.
 	mu     sync.Mutex
 	calls  map[key]*call
+	limits *limits
 	kept   *kept
-	paused *pauses
+	// refused are the credentials that the API lately said no to, paused those that were traded ahead for nothing, forbidden what
+	// it lately forbade.
+	refused, paused *recent[digest]
+	forbidden       *recent[key]
 }
 
-// Request is one credential to trade.
+// Request is one credential to trade. It prints as "[redacted]".
 type Request struct {
+	redacted
 	// JWT or Token, exactly one. A JWT must be authentic (verified, or refused with session.ErrExpired alone), a token
 	// within its alphabet and length: garbage must not cost a call.
 	JWT, Token string
@@ -104,10 +114,13 @@ type AuthorizationCheck struct {
 	Action     string `json:"action"`
 }
 
-// Exchange is the proof that came back. It is shared between callers: read only.
+// Exchange is the proof that came back. It is shared between callers: read only. It prints as "[redacted]".
 type Exchange struct {
+	redacted
 	JWT     string
 	Session *session.Session
+	// AskedAt is when the call began that brought it, by our own clock.
+	AskedAt time.Time
 }
 
 // call is one call under way. Its result may be read once done is closed.
@@ -118,6 +131,7 @@ type call struct {
 	err      error
 
 	ahead     bool             // begun by Ahead
+	unknown   bool             // for an opaque token that may be made up
 	presented *session.Session // by who began it: Request.Session, which request has for a JWT alone
 	owner     digest           // of what a no would be about
 	overtaken bool             // by such a no, so not to be kept; guarded by Client.mu
@@ -139,6 +153,8 @@ func New(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("session API: timeout %v is not positive", cfg.Timeout)
 	case cfg.MaxCalls < 1:
 		return nil, fmt.Errorf("session API: at most %d calls is none", cfg.MaxCalls)
+	case cfg.CallsPerSecond < 0:
+		return nil, fmt.Errorf("session API: %d calls per second is negative", cfg.CallsPerSecond)
 	case cfg.KeptExchanges < 0:
 		return nil, fmt.Errorf("session API: %d kept exchanges is negative", cfg.KeptExchanges)
 	}
@@ -154,8 +170,11 @@ func New(cfg Config) (*Client, error) {
 		metrics:   newMetrics(cfg.Registerer),
 		condition: newCondition(cfg.Logger),
 		calls:     make(map[key]*call),
+		limits:    newLimits(cfg.MaxCalls, cfg.CallsPerSecond),
 		kept:      newKept(cfg.KeptExchanges),
-		paused:    newPauses(),
+		refused:   newRecent[digest](),
+		paused:    newRecent[digest](),
+		forbidden: newRecent[key](),
 	}
 	rand.Read(c.hashKey[:]) // never fails, see its documentation
 	return c, nil
@@ -168,6 +187,9 @@ func New(cfg Config) (*Client, error) {
 // ended after the request arrived, but maybe from one that began before: a session revoked between the two passes
 // once more, as it would have, had the request come that much earlier. The age of a JWT that a call has just brought
 // is not compared with maxAge: there is no younger one.
+//
+// ErrSessionNotFound and ErrCredentialRefused are remembered for the credential: for 10 s they answer whatever is asked about it.
+// A call beyond the limits is not made: ErrUnavailable.
 //
 // With Check the exchange is also kept for the JWT that it brought: presented next, with the same Check, that costs no call
 // while the answer is young enough. Without Check a new JWT is proved locally and has no use for that.
@@ -190,15 +212,14 @@ func (c *Client) Authenticate(ctx context.Context, r Request, maxAge time.Durati
 		c.metrics.reused.Inc()
 	}
 	if call == nil {
+		c.doubt(r, err)
 		return exchange, err
 	}
 	c.metrics.waiters.Inc()
 	defer c.metrics.waiters.Dec()
 	select {
 	case <-call.done:
-		if r.Token != "" && errors.Is(call.err, ErrSessionNotFound) {
-			c.ended(r, r.Session) // who joins may have another JWT beside the token than who began
-		}
+		c.doubt(r, call.err)
 		return call.exchange, call.err
 	case <-ctx.Done():
 		return nil, callerLeft(ctx)
@@ -220,29 +241,41 @@ func (c *Client) wrong(r Request) error {
 	return nil
 }
 
-// find returns the kept exchange or the call, begun earlier or now, that answers a request.
+// find returns the kept exchange, the remembered no or the call, begun earlier or now, that answers a request.
 func (c *Client) find(ctx context.Context, k key, r Request, maxAge time.Duration) (*Exchange, *call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.kept.get(k, time.Now(), maxAge); e != nil {
+	now := time.Now()
+	n, found := c.refused.get(k.credential, now)
+	if !found && maxAge > 0 { // it may have been granted since
+		n, found = c.forbidden.get(k, now)
+	}
+	if found {
+		c.metrics.remembered.Inc()
+		return nil, nil, n.err
+	}
+	if e := c.kept.get(k, now, maxAge); e != nil {
 		return e, nil, nil
 	}
 	if cl := c.calls[k]; cl != nil {
 		c.metrics.joined.Inc()
 		return nil, cl, nil
 	}
-	if len(c.calls) >= c.cfg.MaxCalls {
-		c.metrics.calls.WithLabelValues(string(shed)).Inc()
-		return nil, nil, fmt.Errorf("%w: too many calls under way", ErrUnavailable)
-	}
 	cl := &call{request: r}
-	c.start(ctx, k, cl)
+	if o := c.start(ctx, k, cl, now); o != ok {
+		c.metrics.calls.WithLabelValues(string(o)).Inc()
+		return nil, nil, sheds[o]
+	}
 	return nil, cl, nil
 }
 
-// start begins a call. The caller holds mu.
-func (c *Client) start(ctx context.Context, k key, cl *call) {
+// start begins a call if the limits let it: ok. The caller holds mu.
+func (c *Client) start(ctx context.Context, k key, cl *call, now time.Time) outcome {
 	r := &cl.request
+	cl.unknown = r.Token != "" && !c.kept.knows(k.credential, now)
+	if o := c.limits.begin(cl.unknown, now); o != ok {
+		return o
+	}
 	cl.presented = r.Session
 	if r.Token != "" {
 		r.Session = nil // the client may have put two sessions side by side, which is no fault of the answer
@@ -254,6 +287,7 @@ func (c *Client) start(ctx context.Context, k key, cl *call) {
 	c.calls[k] = cl
 	c.metrics.inFlight.Inc()
 	go c.run(context.WithoutCancel(ctx), k, cl)
+	return ok
 }
 
 // stillProved says whether a kept exchange's JWT verifies now: the project may have withdrawn its key since. One that
@@ -284,15 +318,36 @@ func (c *Client) run(ctx context.Context, k key, cl *call) {
 		c.finish(k, cl, res, start)
 	}()
 	res = c.ask(ctx, cl.request)
+	if res.exchange != nil {
+		res.exchange.AskedAt = start
+	}
 	if res.outcome == sessionNotFound {
-		c.ended(cl.request, cl.presented)
+		c.ended(cl.presented, cl.request.JWT != "")
+		if cl.request.Token != "" {
+			c.ended(c.sessionOf(k.credential), true)
+		}
 	}
 }
 
-// ended tells that the session of a request was not found.
-func (c *Client) ended(r Request, presented *session.Session) {
-	if presented != nil && c.cfg.OnEnded != nil {
-		c.cfg.OnEnded(presented, r.JWT != "")
+// ended tells that a session, which may be nil, was not found.
+func (c *Client) ended(s *session.Session, certain bool) {
+	if s != nil && c.cfg.OnEnded != nil {
+		c.cfg.OnEnded(s, certain)
+	}
+}
+
+// sessionOf is the session of which an exchange of this credential is kept; nil if there is none.
+func (c *Client) sessionOf(credential digest) *session.Session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.kept.session(credential)
+}
+
+// doubt tells of the session whose JWT was beside a token that was not found: who joins a call, or meets a remembered no, may have
+// another one there than who began.
+func (c *Client) doubt(r Request, err error) {
+	if r.Token != "" && errors.Is(err, ErrSessionNotFound) {
+		c.ended(r.Session, false)
 	}
 }
 
@@ -306,6 +361,13 @@ func (c *Client) finish(k key, cl *call, res result, start time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.calls, k)
+	c.limits.end(cl.unknown)
+	switch res.outcome { // no yes can follow while a no is remembered, but of a call under way, which forget sees to
+	case sessionNotFound, credentialRefused:
+		c.refused.add(k.credential, res.err, now)
+	case forbidden, notAuthorized:
+		c.forbidden.add(k, res.err, now)
+	}
 	switch {
 	case res.outcome == ok && !cl.overtaken:
 		c.keep(k, res.exchange, start)
@@ -314,7 +376,7 @@ func (c *Client) finish(k key, cl *call, res result, start time.Time) {
 		c.forget(cl.owner, k.question, errors.Is(res.err, ErrForbidden) && cl.request.Check != nil)
 	}
 	if cl.ahead && (res.outcome != ok || !younger(res.exchange.Session, cl.presented, now)) {
-		c.paused.add(k.credential, now)
+		c.paused.add(k.credential, res.err, now)
 	}
 	cl.exchange, cl.err = res.exchange, res.err
 	close(cl.done)

@@ -258,6 +258,7 @@ func TestNewRefuses(t *testing.T) {
 		"no verifier":                  func(c *sessionapi.Config) { c.Verify = nil },
 		"no timeout":                   func(c *sessionapi.Config) { c.Timeout = 0 },
 		"no calls":                     func(c *sessionapi.Config) { c.MaxCalls = 0 },
+		"fewer than no calls a second": func(c *sessionapi.Config) { c.CallsPerSecond = -1 },
 		"fewer than no exchanges":      func(c *sessionapi.Config) { c.KeptExchanges = -1 },
 		"no base URL":                  func(c *sessionapi.Config) { c.BaseURL = "" },
 		"a base URL without a host":    func(c *sessionapi.Config) { c.BaseURL = "https:///x" },

@@ -226,23 +226,26 @@ func TestNoDropsWhatWasKept(t *testing.T) {
 		"the answer does not fit":   "200 " + yes("session-2", "user-1"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			script := []string{"200 " + yes("session-1", "user-1"), answer, "503 {}"}
-			b := newBench(t, api(func(*http.Request) (*http.Response, error) {
-				var status int
-				fmt.Sscan(script[0], &status)
-				_, body, _ := strings.Cut(script[0], " ")
-				script = script[1:]
-				return respond(status, body), nil
-			}))
-			defer b.done()
-			if _, err := b.ask(jwtRequest); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := b.askWithin(t.Context(), jwtRequest, 0); err == nil || errors.Is(err, sessionapi.ErrUnavailable) {
-				t.Fatalf("got %v, want a no", err)
-			}
-			_, err := b.ask(jwtRequest) // which a kept exchange would have answered
-			wantError(t, err, sessionapi.ErrUnavailable)
+			synctest.Test(t, func(t *testing.T) {
+				script := []string{"200 " + yes("session-1", "user-1"), answer, "503 {}"}
+				b := newBench(t, api(func(*http.Request) (*http.Response, error) {
+					var status int
+					fmt.Sscan(script[0], &status)
+					_, body, _ := strings.Cut(script[0], " ")
+					script = script[1:]
+					return respond(status, body), nil
+				}))
+				defer b.done()
+				if _, err := b.ask(jwtRequest); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := b.askWithin(t.Context(), jwtRequest, 0); err == nil || errors.Is(err, sessionapi.ErrUnavailable) {
+					t.Fatalf("got %v, want a no", err)
+				}
+				time.Sleep(remembered)
+				_, err := b.ask(jwtRequest) // which a kept exchange would have answered
+				wantError(t, err, sessionapi.ErrUnavailable)
+			})
 		})
 	}
 }
@@ -341,16 +344,16 @@ func TestOneCallTooManyIsShedAtOnce(t *testing.T) {
 		b := newBench(t, after(time.Second), func(c *sessionapi.Config) { c.MaxCalls = 2 })
 		defer b.done()
 		var wg sync.WaitGroup
-		for _, token := range []string{"a", "b", "b"} { // the third joins: sharing is always allowed
+		for _, jwt := range []string{"a", "b", "b"} { // the third joins: sharing is always allowed
 			wg.Go(func() {
-				if _, err := b.ask(sessionapi.Request{Token: token}); err != nil {
+				if _, err := b.ask(sessionapi.Request{JWT: jwt}); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		synctest.Wait()
 		start := time.Now()
-		_, err := b.ask(sessionapi.Request{Token: "c"})
+		_, err := b.ask(sessionapi.Request{JWT: "c"})
 		wantError(t, err, sessionapi.ErrUnavailable)
 		if took := time.Since(start); took != 0 {
 			t.Errorf("shed after %v", took)
@@ -359,7 +362,7 @@ func TestOneCallTooManyIsShedAtOnce(t *testing.T) {
 			t.Errorf("%v shed, want 1", n)
 		}
 		wg.Wait()
-		if _, err := b.ask(sessionapi.Request{Token: "c"}); err != nil {
+		if _, err := b.ask(sessionapi.Request{JWT: "c"}); err != nil {
 			t.Errorf("shed though there is room again: %v", err)
 		}
 		b.wantCalls(3)
