@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,14 +52,16 @@ func (m members) with(name string, value any) members {
 
 func number(n int64) string { return base64.RawURLEncoding.EncodeToString(big.NewInt(n).Bytes()) }
 
-// modulus is an odd number of so many bits.
+// modulus is an odd number of so many bits, another one each time, and the same ones in each run.
 func modulus(bits int) string {
-	n := big.NewInt(1)
+	random, n := rand.New(rand.NewPCG(0, moduli.Add(1))), big.NewInt(1)
 	for i := 1; i < bits-1; i++ {
-		n.SetBit(n, i, rand.UintN(2))
+		n.SetBit(n, i, random.UintN(2))
 	}
 	return base64.RawURLEncoding.EncodeToString(n.SetBit(n, bits-1, 1).Bytes())
 }
+
+var moduli atomic.Uint64
 
 // null is the value, where nil means that there is none.
 var null = (*int)(nil)

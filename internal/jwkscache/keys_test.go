@@ -1,9 +1,12 @@
 package jwkscache_test
 
 import (
+	"crypto/rsa"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"math"
+	"math/big"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +14,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/lestrrat-go/jwx/v2/jwk"
+
+	"authz-sidecar/internal/fuzztest"
 	"authz-sidecar/internal/jwkscache"
 )
 
@@ -242,42 +248,101 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		good, good[:100], good + "{}", `{"keys":null}`, `{"keys":[{}]}`, `[]`, ``,
 		set(testKey("a"), testKey("a")), set(testKey("a").with("e", "AQ"), testKey("b").with("n", modulus(1024))),
+		set(testKey("a").with("n", modulus(4096)).with("e", number(1<<31-1)), testKey("b").with("key_ops", []string{"encrypt"})),
+		set(testKey("a").with("alg", nil).with("use", nil).with("key_ops", nil), testKey("b").with("kid", strings.Repeat("b", 257))),
 		set[any](testKey("a"), members{"kty": "EC", "kid": "e", "crv": "P-256", "x": "AA", "y": "AA"}, members{"kty": "oct", "k": "AA"}),
 		`{"keys":[{"kty":"RSA","kty":"EC","kid":"\ud800","n":"AA","e":"AQAB","d":null}]}`,
+		strings.Replace(good, `"kid":"a"`, `"kid":"a","kid":"b"`, 1), strings.Replace(good, `"kid"`, `"k\u0069d"`, 1),
+		strings.Replace(good, `"n":"`, `"n":"AAAA`, 1), strings.Replace(good, `"keys"`, `"Keys"`, 1),
 	} {
 		f.Add([]byte(seed))
 	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		keys, err := jwkscache.Parse(text)
-		if (err == nil) != (len(keys) > 0) {
-			t.Errorf("%d keys and error %v", len(keys), err)
+	f.Fuzz(wantKeysToBeUsable)
+}
+
+// TestAnyKeySetTakesMemoryInProportion reads large sets of the shapes that cost most.
+func TestAnyKeySetTakesMemoryInProportion(t *testing.T) {
+	whole := func(before, part, after string) []byte {
+		return []byte(before + strings.Repeat(part, (1<<16-len(before)-len(after))/len(part)) + after)
+	}
+	key, _, _ := strings.Cut(set(testKey("a")), `],"request_id"`)
+	_, key, _ = strings.Cut(key, "[")
+	for name, text := range map[string][]byte{
+		"nothing but keys":         whole(`{"keys":[`, key+",", key+`]}`),
+		"keys of nothing":          whole(`{"keys":[`, `{},`, `{}]}`),
+		"one key's many members":   whole(`{"keys":[{`, `"":0,`, `"kid":"a"}]}`),
+		"one key's many ids":       whole(`{"keys":[{`, `"kid":"",`, `"kid":"a"}]}`),
+		"one endless modulus":      whole(`{"keys":[{"kty":"RSA","kid":"a","e":"AQAB","n":"`, `____`, `"}]}`),
+		"one endless id":           whole(`{"keys":[{"kty":"RSA","e":"AQAB","n":"AQAB","kid":"`, `\u0061`, `"}]}`),
+		"brackets":                 whole(`{"keys":[`, `[`, ``),
+		"keys beneath keys":        whole(``, `{"keys":[`, ``),
+		"the list again and again": whole(`{`, `"keys":[],`, `"keys":[]}`),
+	} {
+		t.Run(name, func(t *testing.T) { wantKeysToBeUsable(t, text) })
+	}
+}
+
+// wantKeysToBeUsable wants every key that is used to be strong, public and the only one of its id, also to an independent reader, and
+// to be what jwx makes of it.
+func wantKeysToBeUsable(t *testing.T, text []byte) {
+	var keys map[string]*rsa.PublicKey
+	var err error
+	fuzztest.Allocates(t, 200, len(text), func() { keys, err = jwkscache.Parse(text) })
+	if (err == nil) != (len(keys) > 0) {
+		t.Errorf("%d keys and error %v", len(keys), err)
+	}
+	if len(keys) == 0 {
+		return
+	}
+	var lenient struct{ Keys []json.RawMessage }
+	json.Unmarshal(text, &lenient)
+	claims := map[string]int{}
+	for _, raw := range lenient.Keys[:min(len(lenient.Keys), 100)] {
+		var fields map[string]any
+		json.Unmarshal(raw, &fields)
+		kid, _ := fields["kid"].(string)
+		if claims[kid]++; keys[kid] != nil {
+			wantKey(t, raw, fields, keys[kid])
 		}
-		for kid, key := range keys {
-			switch bits := key.N.BitLen(); {
-			case bits < 2048 || bits > 8192 || key.N.Bit(0) == 0:
-				t.Errorf("modulus of %d bits: %x", bits, key.N)
-			case key.E < 65537 || key.E%2 == 0 || key.E > math.MaxInt32:
-				t.Errorf("exponent %d", key.E)
-			case kid == "" || len(kid) > 256:
-				t.Errorf("kid %q", kid)
-			}
-			// Whoever reads the set in the most lenient way finds that id once, in a public RSA key.
-			var lenient struct{ Keys []json.RawMessage }
-			json.Unmarshal(text, &lenient)
-			claims := 0
-			for _, raw := range lenient.Keys[:min(len(lenient.Keys), 100)] {
-				var fields map[string]any
-				if json.Unmarshal(raw, &fields); fields["kid"] != kid {
-					continue
-				}
-				claims++
-				if _, private := fields["d"]; fields["kty"] != "RSA" || private {
-					t.Errorf("%q is not a public RSA key: %s", kid, raw)
-				}
-			}
-			if claims != 1 {
-				t.Errorf("%q occurs %d times", kid, claims)
-			}
+	}
+	for kid := range keys {
+		if kid == "" || len(kid) > 256 || claims[kid] != 1 {
+			t.Errorf("id %q, which %d keys have", kid, claims[kid])
 		}
-	})
+	}
+}
+
+func wantKey(t *testing.T, raw []byte, fields map[string]any, key *rsa.PublicKey) {
+	switch bits := key.N.BitLen(); {
+	case bits < 2048 || bits > 8192 || key.N.Bit(0) == 0:
+		t.Errorf("modulus of %d bits: %x", bits, key.N)
+	case key.E < 65537 || key.E%2 == 0 || key.E > math.MaxInt32:
+		t.Errorf("exponent %d", key.E)
+	}
+	is := func(name string, want any) bool { return fields[name] == want }
+	operations, _ := fields["key_ops"].([]any)
+	for what, ok := range map[string]bool{
+		"kty": is("kty", "RSA"), "alg": is("alg", nil) || is("alg", "RS256"), "use": is("use", nil) || is("use", "sig"),
+		"key_ops": is("key_ops", nil) || slices.Contains(operations, any("verify")),
+	} {
+		if _, given := fields[what]; !ok || given && fields[what] == nil {
+			t.Errorf("%s is %v", what, fields[what])
+		}
+	}
+	for _, private := range []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"} {
+		if _, ok := fields[private]; ok {
+			t.Errorf("has the private member %s", private)
+		}
+	}
+	var theirs rsa.PublicKey
+	if set, err := jwk.Parse(fmt.Appendf(nil, `{"keys":[%s]}`, raw)); err != nil || set.Len() != 1 {
+		t.Fatalf("jwx refuses it: %v: %s", err, raw)
+	} else if first, _ := set.Key(0); first.KeyID() != fields["kid"] || first.Raw(&theirs) != nil || !theirs.Equal(key) {
+		t.Errorf("jwx reads %v, and we %v: %s", theirs, key, raw)
+	}
+	n, _ := base64.RawURLEncoding.DecodeString(fields["n"].(string))
+	if e, _ := base64.RawURLEncoding.DecodeString(fields["e"].(string)); new(big.Int).SetBytes(n).Cmp(key.N) != 0 ||
+		new(big.Int).SetBytes(e).Cmp(big.NewInt(int64(key.E))) != 0 {
+		t.Errorf("n and e are not what base64url says: %s", raw)
+	}
 }

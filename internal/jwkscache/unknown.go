@@ -9,9 +9,10 @@ import (
 )
 
 const (
-	// maxUnknown bounds the unknown key ids that are remembered: half a megabyte at the very most, and far more than
-	// honest clients with retired keys need.
-	maxUnknown = 1024
+	// maxUnknown bounds the unknown key ids that are remembered: some megabytes at the very most. One must be remembered
+	// until a fetch has been made for it, for UnknownKeyInterval at most: so honest bearers of a retired key are answered in a flood
+	// of up to 1,600 invented ids a second.
+	maxUnknown = 8192
 	// unknownLife is how long one is remembered, and so how long "no such key" may stay wrong after an endpoint that lagged
 	// behind a rotation has caught up. One bearer of a retired key causes a fetch as often at most.
 	unknownLife = 30 * time.Second
@@ -20,8 +21,8 @@ const (
 // unknownKeys remembers the key ids that were asked for in vain, each with the number of fetches that had begun when it
 // was first asked for: a later fetch that lacks it proves that it does not exist.
 //
-// An entry lives unknownLife from its first question and is never renewed, so the oldest is always the first in line. A
-// full table takes no more.
+// An entry lives unknownLife from its first question and is never renewed, so the oldest is always the first in line. It gives
+// way when there are too many: then its question is a new one.
 type unknownKeys struct {
 	asked map[string]question
 	line  []string
@@ -34,17 +35,16 @@ type question struct {
 
 func (u *unknownKeys) len() int { return len(u.asked) }
 
-// ask returns the first question for kid, which is this one if there was none; false if it cannot be remembered.
-func (u *unknownKeys) ask(kid string, now time.Time, round uint64) (question, bool) {
+// ask returns the first question for kid, which is this one if there was none.
+func (u *unknownKeys) ask(kid string, now time.Time, round uint64) question {
 	for len(u.line) > 0 && now.Sub(u.asked[u.line[0]].at) >= unknownLife {
-		delete(u.asked, u.line[0])
-		u.line = u.line[1:]
+		u.dropOldest()
 	}
 	if q, ok := u.asked[kid]; ok {
-		return q, true
+		return q
 	}
 	if len(u.asked) >= maxUnknown {
-		return question{}, false
+		u.dropOldest()
 	}
 	if u.asked == nil {
 		u.asked = make(map[string]question)
@@ -53,7 +53,12 @@ func (u *unknownKeys) ask(kid string, now time.Time, round uint64) (question, bo
 	q := question{now, round}
 	u.asked[kid] = q
 	u.line = append(u.line, kid)
-	return q, true
+	return q
+}
+
+func (u *unknownKeys) dropOldest() {
+	delete(u.asked, u.line[0])
+	u.line = u.line[1:]
 }
 
 // unknownKey answers for a key id that the snapshot lacked.
@@ -82,9 +87,6 @@ func (c *Cache) unknownKey(ctx context.Context, kid string) (*rsa.PublicKey, err
 
 // tryUnknown answers, or returns the channel that is closed at the end of a fetch that may bring the answer. If no fetch
 // may begin yet, waiting is pointless: it answers at once, and Run fetches as soon as the governor lets it.
-//
-// A key id that cannot be remembered never gets "no such key" and never waits, but it does ask for the fetch that all
-// unknown ones share: so new keys are found within UnknownKeyInterval even in a flood of invented ids.
 func (c *Cache) tryUnknown(kid string) (*rsa.PublicKey, <-chan struct{}, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,16 +95,14 @@ func (c *Cache) tryUnknown(kid string) (*rsa.PublicKey, <-chan struct{}, error) 
 		return key, nil, nil
 	}
 	now := time.Now()
-	first, remembered := c.unknown.ask(kid, now, c.rounds)
+	first := c.unknown.ask(kid, now, c.rounds)
 	switch {
-	case remembered && current.round > first.round:
+	case current.round > first.round:
 		return nil, nil, nil
 	case c.ended:
 		return nil, nil, errEnded
-	case c.fetching && remembered:
-		return nil, c.roundEnd, nil
 	case c.fetching:
-		return nil, nil, errUnanswered
+		return nil, c.roundEnd, nil
 	}
 	if !c.wanted {
 		c.wanted = true
@@ -111,7 +111,7 @@ func (c *Cache) tryUnknown(kid string) (*rsa.PublicKey, <-chan struct{}, error) 
 		default: // Run has been told and has not looked yet
 		}
 	}
-	if !remembered || now.Before(c.allowed) {
+	if now.Before(c.allowed) {
 		return nil, nil, errUnanswered
 	}
 	return nil, c.roundEnd, nil
