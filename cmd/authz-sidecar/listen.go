@@ -4,23 +4,73 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"authz-sidecar/internal/config"
 )
+
+// listeners are all that the sidecar listens on; health and admin may be nil.
+type listeners struct {
+	check, health, admin net.Listener
+	// release removes the socket file again.
+	release func()
+}
+
+// listen opens all of them, or none.
+func listen(cfg config.Listen, logger *slog.Logger, registerer prometheus.Registerer) (l listeners, err error) {
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if l.health, err = listenTCP("listen.health", cfg.Health); err != nil {
+		return l, err
+	}
+	if l.admin, err = listenTCP("listen.admin", cfg.Admin); err != nil {
+		return l, err
+	}
+	if l.check, l.release, err = listenCheck(cfg); err != nil {
+		return l, err
+	}
+	if len(cfg.AllowedUIDs) > 0 {
+		l.check = newPeerListener(l.check, cfg.AllowedUIDs, logger, registerer)
+	}
+	return l, nil
+}
+
+func (l listeners) close() {
+	for _, one := range []net.Listener{l.check, l.health, l.admin} {
+		if one != nil {
+			one.Close()
+		}
+	}
+}
+
+// listenTCP opens an address for a field of the configuration; no address is no listener.
+func listenTCP(field, address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", field, err)
+	}
+	return l, nil
+}
 
 // listenCheck opens the address that Envoy calls. release removes the socket file again, unless a successor has put
 // its own in its place.
 func listenCheck(cfg config.Listen) (l net.Listener, release func(), err error) {
 	if cfg.Network != "unix" {
-		if l, err = net.Listen(cfg.Network, cfg.Address); err != nil {
-			return nil, nil, fmt.Errorf("listen.check: %w", err)
-		}
-		return l, func() {}, nil
+		l, err = listenTCP("listen.check", cfg.Address)
+		return l, func() {}, err
 	}
 	if err := removeStaleSocket(cfg.Address); err != nil {
 		return nil, nil, err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"strings"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
+	"authz-sidecar/internal/admin"
 	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/config"
 	"authz-sidecar/internal/health"
@@ -84,44 +84,54 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 
 // serve answers until ctx ends, then drains: every Check that was accepted is answered.
 func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registry *prometheus.Registry) error {
-	ended, err := revocation.New(revocation.Config{Retention: cfg.Retention, Capacity: maxEnded, Registerer: registry})
+	cfg.Denylist.Registerer = registry
+	revocations, err := revocation.New(cfg.Denylist)
 	if err != nil {
 		return err
 	}
-	projects, err := newProjects(cfg, ended, logger, registry)
+	projects, err := newProjects(cfg, revocations, logger, registry)
 	if err != nil {
 		return err
 	}
-	gate, err := newGate(cfg, projects, ended, logger, registry)
+	gate, err := newGate(cfg, projects, revocations, logger, registry)
 	if err != nil {
 		return err
 	}
 	for _, warning := range cfg.Warnings() {
 		logger.Warn(warning)
 	}
+	var operator *admin.Server
+	if cfg.Listen.Admin != "" {
+		operator, err = admin.New(admin.Config{
+			Token: cfg.Listen.AdminToken, Projects: projects.revocable(), Denylist: revocations, Leeway: cfg.Denylist.Leeway,
+			Logger: logger, Registerer: registry,
+		})
+		if err != nil {
+			return err
+		}
+	}
 	probes := health.New(health.Config{Missing: projects.missing, Gatherer: registry})
 	server := newGRPCServer(cfg.Listen.TLS)
 	authv3.RegisterAuthorizationServer(server, gate)
 	healthpb.RegisterHealthServer(server, probes)
 
-	checkListener, release, err := listenCheck(cfg.Listen)
+	listeners, err := listen(cfg.Listen, logger, registry)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer listeners.release()
 
 	// What runs in the background goes on while the last Checks are answered.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, background := errgroup.WithContext(background)
-	if cfg.Listen.Health != "" {
-		healthListener, err := net.Listen("tcp", cfg.Listen.Health)
-		if err != nil {
-			checkListener.Close()
-			return fmt.Errorf("listen.health: %w", err)
-		}
-		group.Go(func() error { return probes.Serve(background, healthListener) })
-		logger.Info("serving health", "address", healthListener.Addr().String())
+	if listeners.health != nil {
+		group.Go(func() error { return probes.Serve(background, listeners.health) })
+		logger.Info("serving health", "address", listeners.health.Addr().String())
+	}
+	if listeners.admin != nil {
+		group.Go(func() error { return operator.Serve(background, listeners.admin) })
+		logger.Info("serving admin", "address", listeners.admin.Addr().String())
 	}
 	for _, p := range projects {
 		group.Go(func() error { return p.keys.Run(background) })
@@ -129,9 +139,9 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registr
 			group.Go(func() error { return p.rbac.Run(background) })
 		}
 	}
-	group.Go(func() error { return server.Serve(checkListener) })
+	group.Go(func() error { return server.Serve(listeners.check) })
 	probes.Started()
-	logger.Info("serving checks", "address", checkListener.Addr().String(), "projects", len(projects), "rules", len(cfg.Gate.Rules.All())-1, "version", version)
+	logger.Info("serving checks", "address", listeners.check.Addr().String(), "projects", len(projects), "rules", len(cfg.Gate.Rules.All())-1, "version", version)
 
 	group.Go(func() error {
 		select {
@@ -151,6 +161,7 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registr
 // project is one project at work.
 type project struct {
 	name string
+	id   string
 	keys *jwkscache.Cache
 	rbac *rbac.Cache // nil where no rule needs it
 	gate check.Project
@@ -158,10 +169,7 @@ type project struct {
 
 type projects []project
 
-// maxEnded is how many ended sessions are remembered: some 10 MB, and more than end within the hour that their JWTs may live.
-const maxEnded = 100_000
-
-func newProjects(cfg *config.Config, ended *revocation.Denylist, logger *slog.Logger, registerer prometheus.Registerer) (projects, error) {
+func newProjects(cfg *config.Config, revocations *revocation.Denylist, logger *slog.Logger, registerer prometheus.Registerer) (projects, error) {
 	var all projects
 	for _, c := range cfg.Projects {
 		logger := logger.With("project", c.Name)
@@ -179,17 +187,17 @@ func newProjects(cfg *config.Config, ended *revocation.Denylist, logger *slog.Lo
 		}
 		c.API.Verify, c.API.Logger, c.API.Registerer = verifier.Verify, logger, registerer
 		c.API.OnEnded = func(s *session.Session, certain bool) {
-			if id := (revocation.Session{ProjectID: s.ProjectID, ID: s.ID}); certain {
-				ended.Deny(id, time.Now())
+			if certain {
+				revocations.Revoke(revocation.Revocation{ProjectID: s.ProjectID, SessionID: s.ID}, time.Now())
 			} else {
-				ended.Doubt(id, time.Now())
+				revocations.Doubt(revocation.Session{ProjectID: s.ProjectID, ID: s.ID}, time.Now())
 			}
 		}
 		api, err := sessionapi.New(c.API)
 		if err != nil {
 			return nil, fmt.Errorf("project %s: %w", c.Name, err)
 		}
-		p := project{name: c.Name, keys: keys, gate: check.Project{Product: c.Verifier.Product, Verifier: verifier, API: api}}
+		p := project{name: c.Name, id: c.Verifier.ProjectID, keys: keys, gate: check.Project{Product: c.Verifier.Product, Verifier: verifier, API: api}}
 		if c.RBAC != nil {
 			c.RBAC.Logger, c.RBAC.Registerer = logger, registerer
 			if p.rbac, err = rbac.New(*c.RBAC); err != nil {
@@ -200,6 +208,15 @@ func newProjects(cfg *config.Config, ended *revocation.Denylist, logger *slog.Lo
 		all = append(all, p)
 	}
 	return all, nil
+}
+
+// revocable is what the admin listener knows of the projects.
+func (ps projects) revocable() []admin.Project {
+	var all []admin.Project
+	for _, p := range ps {
+		all = append(all, admin.Project{Name: p.name, ID: p.id, Product: p.gate.Product})
+	}
+	return all
 }
 
 // missing says which key set or RBAC policy readiness waits for.
@@ -222,9 +239,9 @@ func (ps projects) missing() string {
 	return strings.Join(waiting, "; ")
 }
 
-func newGate(cfg *config.Config, ps projects, ended *revocation.Denylist, logger *slog.Logger, registerer prometheus.Registerer) (*check.Server, error) {
+func newGate(cfg *config.Config, ps projects, revocations *revocation.Denylist, logger *slog.Logger, registerer prometheus.Registerer) (*check.Server, error) {
 	gate := cfg.Gate
-	gate.Ended, gate.Logger, gate.Registerer = ended, logger, registerer
+	gate.Revocations, gate.Logger, gate.Registerer = revocations, logger, registerer
 	gate.Projects = make(map[string]check.Project, len(ps))
 	for _, p := range ps {
 		gate.Projects[p.name] = p.gate

@@ -54,10 +54,12 @@ func (s *Server) authorize(ctx context.Context, req *request) decision {
 		return d.because(err)
 	}
 	d.session = d.proved.session
-	if s.isEnded(d.session, now) {
+	standing := s.standing(d.session, time.Time{}, now)
+	if standing == revocation.Revoked {
 		return d.as(Revoked)
 	}
-	if d.proved.fresh(now, rule.MaxTokenAge) && !asksAPI(rule) {
+	d.onlyAPI = asksAPI(rule) || standing == revocation.Ask
+	if d.proved.fresh(now, rule.MaxTokenAge) && !d.onlyAPI {
 		return s.judge(waiting, req, s.refreshAhead(waiting, d), Verified)
 	}
 	if rule.DenyExpired && d.proved.session != nil {
@@ -65,7 +67,7 @@ func (s *Server) authorize(ctx context.Context, req *request) decision {
 	}
 
 	d.asked = true
-	exchange, err := project.trade(waiting, d.credential, d.proved, rule)
+	exchange, err := s.trade(waiting, &d)
 	if exchange != nil {
 		d.session, d.refreshed = exchange.Session, exchange.JWT
 	}
@@ -79,10 +81,6 @@ func (s *Server) authorize(ctx context.Context, req *request) decision {
 		return s.judge(late, req, d, Grace)
 	}
 	d.granted = asksAPI(rule)
-	if s.isEnded(d.session, now) { // a kept exchange, of a session that has ended since
-		d.refreshed = ""
-		return d.as(Revoked)
-	}
 	return s.judge(waiting, req, d, Exchanged)
 }
 
@@ -192,44 +190,72 @@ func asksAPI(rule *policy.Rule) bool {
 
 // trade asks the session API for a new JWT, and about the rule's permission if it is the API's to judge. With ErrForbidden comes
 // an exchange if one was made before the API said no to the permission.
-func (p Project) trade(ctx context.Context, c session.Credential, proved proof, rule *policy.Rule) (*sessionapi.Exchange, error) {
-	r, maxAge := ask(c, proved, rule)
-	if !asksAPI(rule) {
-		return p.exchange(ctx, r, maxAge, proved)
+func (s *Server) trade(ctx context.Context, d *decision) (*sessionapi.Exchange, error) {
+	r, maxAge := ask(d.credential, d.proved, d.rule)
+	if !asksAPI(d.rule) {
+		return s.exchange(ctx, d, r, maxAge)
 	}
 	// A check names the organization, and is about the session of the JWT; which session an opaque token is of, an exchange
 	// must tell first.
 	var first *sessionapi.Exchange
-	if r.Token != "" && (p.Product == session.B2B || proved.session != nil) {
+	if r.Token != "" && (s.projects[d.rule.Project].Product == session.B2B || d.proved.session != nil) {
 		var err error
-		if first, err = p.exchange(ctx, r, maxAge, proved); err != nil {
+		if first, err = s.exchange(ctx, d, r, maxAge); err != nil {
 			return nil, err
 		}
 		r.Token, r.JWT, r.Session = "", first.JWT, first.Session
 	}
-	permission := rule.Require.Permission()
+	permission := d.rule.Require.Permission()
 	r.Check = &sessionapi.AuthorizationCheck{ResourceID: permission.ResourceID, Action: permission.Action}
 	if r.Session != nil {
 		r.Check.OrganizationID = r.Session.OrganizationID
 	}
-	exchange, err := p.exchange(ctx, r, maxAge, proved)
+	exchange, err := s.exchange(ctx, d, r, maxAge)
 	if errors.Is(err, sessionapi.ErrForbidden) {
 		return first, err
 	}
 	return exchange, err
 }
 
-// exchange asks, and holds what comes against the JWT that was presented.
-func (p Project) exchange(ctx context.Context, r sessionapi.Request, maxAge time.Duration, proved proof) (*sessionapi.Exchange, error) {
-	exchange, err := p.API.Authenticate(ctx, r, maxAge)
-	if err != nil {
-		return nil, err
+// exchange asks, and holds what comes against the JWT that was presented and against what was revoked.
+func (s *Server) exchange(ctx context.Context, d *decision, r sessionapi.Request, maxAge time.Duration) (*sessionapi.Exchange, error) {
+	for range 2 {
+		exchange, err := s.authenticate(ctx, d, r, maxAge)
+		if err != nil {
+			return nil, err
+		}
+		if d.proved.session != nil && !sameSession(d.proved.session, exchange.Session) {
+			return nil, fmt.Errorf("%w: the JWT and the opaque token are of different sessions", session.ErrAmbiguous)
+		}
+		switch s.standing(exchange.Session, exchange.AskedAt, d.now) {
+		case revocation.Clear:
+			return exchange, nil
+		case revocation.Revoked:
+			d.session = exchange.Session
+			return nil, errRevoked
+		}
+		if s.standing(d.proved.session, time.Time{}, d.now) == revocation.Revoked { // meanwhile
+			return nil, errRevoked
+		}
+		maxAge = 0 // it was asked for before something was revoked, so once more
 	}
-	if proved.session != nil && !sameSession(proved.session, exchange.Session) {
-		return nil, fmt.Errorf("%w: the JWT and the opaque token are of different sessions", session.ErrAmbiguous)
-	}
-	return exchange, nil
+	return nil, fmt.Errorf("%w: its answer may be from before a revocation", sessionapi.ErrUnavailable)
 }
+
+// authenticate has an opaque token that is shed stand aside for the JWT beside it: made-up tokens must not keep that from its
+// refresh.
+func (s *Server) authenticate(ctx context.Context, d *decision, r sessionapi.Request, maxAge time.Duration) (*sessionapi.Exchange, error) {
+	api := s.projects[d.rule.Project].API
+	exchange, err := api.Authenticate(ctx, r, maxAge)
+	if errors.Is(err, sessionapi.ErrTokenShed) && d.proved.session != nil {
+		r.Token, r.JWT = "", d.proved.jwt
+		return api.Authenticate(ctx, r, maxAge)
+	}
+	return exchange, err
+}
+
+// errRevoked says that an exchange is of a session that was revoked.
+var errRevoked = errors.New("the session was revoked")
 
 // ask is what to ask the session API, and how old its answer may be. Where both were presented, the opaque token is what is
 // traded: it says which session the client means even when its JWT is old. For one alone the rule says how long an answer
@@ -258,7 +284,7 @@ func (s *Server) refreshAhead(ctx context.Context, d decision) decision {
 	exchange := s.projects[d.rule.Project].API.Ahead(ctx, sessionapi.Request{
 		JWT: d.proved.jwt, Session: d.session, DurationMinutes: d.rule.SessionDurationMinutes,
 	})
-	if exchange == nil {
+	if exchange == nil || s.standing(exchange.Session, exchange.AskedAt, d.now) != revocation.Clear {
 		return d
 	}
 	d.session, d.refreshed = exchange.Session, exchange.JWT
@@ -269,14 +295,14 @@ func (s *Server) refreshAhead(ctx context.Context, d decision) decision {
 // that is our fault or that a stranger can bring about here.
 func (s *Server) graced(req *request, d decision, err error) bool {
 	rule, old := d.rule, d.proved.session
-	if rule.Grace == 0 || old == nil || asksAPI(rule) || rule.GraceSafeMethodsOnly && !req.isSafe() {
+	if rule.Grace == 0 || old == nil || d.onlyAPI || rule.GraceSafeMethodsOnly && !req.isSafe() {
 		return false
 	}
 	if !d.isOutage(err) {
 		return false
 	}
 	// A JWT that does not say when its session ends gets none: its EndsAt is long ago.
-	if !d.now.Before(old.EndsAt) || s.ended.Doubted(endedSession(old), d.now) {
+	if !d.now.Before(old.EndsAt) || s.standing(old, time.Time{}, d.now) != revocation.Clear || s.revocations.Doubted(revocation.Session{ProjectID: old.ProjectID, ID: old.ID}, d.now) {
 		return false
 	}
 	end := old.Expires
@@ -292,13 +318,20 @@ func (d *decision) isOutage(err error) bool {
 	return errors.Is(err, sessionapi.ErrOutage) && !d.proved.setAside
 }
 
-// isEnded says whether a session, which may be nil, is known to have ended.
-func (s *Server) isEnded(proved *session.Session, now time.Time) bool {
-	return proved != nil && s.ended.Denied(endedSession(proved), now)
-}
-
-func endedSession(s *session.Session) revocation.Session {
-	return revocation.Session{ProjectID: s.ProjectID, ID: s.ID}
+// standing is what the denylist says of a session, which may be nil. askedAt is when the session API was asked for its JWT, zero
+// where the client presented it.
+func (s *Server) standing(proved *session.Session, askedAt, now time.Time) revocation.Verdict {
+	if proved == nil {
+		return revocation.Clear
+	}
+	return s.revocations.Verdict(revocation.Token{
+		ProjectID:      proved.ProjectID,
+		SessionID:      proved.ID,
+		Subject:        proved.Subject,
+		OrganizationID: proved.OrganizationID,
+		IssuedAt:       proved.IssuedAt,
+		AskedAt:        askedAt,
+	}, now)
 }
 
 func sameSession(a, b *session.Session) bool {

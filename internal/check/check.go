@@ -49,8 +49,8 @@ type Config struct {
 	TrustedOrigins []string
 	// Shadow observes only, whatever the rules say.
 	Shadow bool
-	// Ended remembers the sessions that the session API did not find. Default: nothing is remembered.
-	Ended *revocation.Denylist
+	// Revocations remembers what was revoked, and the sessions that the session API did not find. Default: nothing.
+	Revocations *revocation.Denylist
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
 	// Logger gets one line a decision: a denial at Info, an allowance at Debug. Default: none.
@@ -96,7 +96,7 @@ type Server struct {
 	credentials    session.Names
 	trustedOrigins map[string]bool
 	shadow         bool
-	ended          *revocation.Denylist
+	revocations    *revocation.Denylist
 	now            func() time.Time
 	answers        *answers
 	observer       *observer
@@ -136,7 +136,7 @@ func New(cfg Config) (*Server, error) {
 		credentials:    cfg.Credentials,
 		trustedOrigins: make(map[string]bool, len(cfg.TrustedOrigins)),
 		shadow:         cfg.Shadow,
-		ended:          cfg.Ended,
+		revocations:    cfg.Revocations,
 		now:            cfg.Now,
 		answers:        answers,
 		observer:       newObserver(cfg.Logger, cfg.Registerer, shadowRules),
@@ -179,7 +179,7 @@ func (s *Server) observes(d *decision) bool {
 
 // canShadow says of a denial whether a shadow lets it pass: not of a request that can be read in two ways, nor of a fault of ours.
 func canShadow(r Reason) bool {
-	return !r.Allowed() && r != AmbiguousPath && r != AmbiguousMethod && r != Internal
+	return !r.Allowed() && r != AmbiguousPath && r != AmbiguousHost && r != AmbiguousMethod && r != Internal
 }
 
 // The answer leaves this long before the caller's deadline, which is the time-out of Envoy's filter: a time-out there

@@ -57,6 +57,8 @@ const (
 	AmbiguousCredential
 	// AmbiguousPath: two servers could read the path differently.
 	AmbiguousPath
+	// AmbiguousHost: the host is none, or could be read as another.
+	AmbiguousHost
 	// AmbiguousMethod: the method has lower-case letters.
 	AmbiguousMethod
 	// StepUp: the session needs further authentication factors.
@@ -110,6 +112,7 @@ var reasons = [...]struct {
 	ExchangeMismatch:       {"exchange_mismatch", http.StatusUnauthorized, "invalid_credential"},
 	AmbiguousCredential:    {"ambiguous_credential", http.StatusBadRequest, "ambiguous_credential"},
 	AmbiguousPath:          {"ambiguous_path", http.StatusBadRequest, "ambiguous_path"},
+	AmbiguousHost:          {"ambiguous_host", http.StatusBadRequest, "ambiguous_host"},
 	AmbiguousMethod:        {"ambiguous_method", http.StatusBadRequest, "ambiguous_method"},
 	StepUp:                 {"step_up", http.StatusUnauthorized, "step_up"},
 	Forbidden:              {"forbidden", http.StatusForbidden, "forbidden"},
@@ -147,6 +150,8 @@ type decision struct {
 	// credential is what was presented, proved what it proves on its own.
 	credential session.Credential
 	proved     proof
+	// onlyAPI says that no local proof is enough, however fresh.
+	onlyAPI bool
 	// asked says that the session API was, and granted that it was also about the rule's permission, and said yes.
 	asked, granted bool
 	// session is who was proved to ask, nil for nobody; it may still be denied.
@@ -210,6 +215,7 @@ var errorReasons = []struct {
 	reason Reason
 }{
 	{policy.ErrAmbiguousPath, AmbiguousPath},
+	{policy.ErrAmbiguousHost, AmbiguousHost},
 	{policy.ErrAmbiguousMethod, AmbiguousMethod},
 	{policy.ErrUnknownRule, UnknownRule},
 	{session.ErrAmbiguous, AmbiguousCredential},
@@ -219,6 +225,7 @@ var errorReasons = []struct {
 	{session.ErrClaims, ClaimsRefused},
 	{session.ErrNotYetValid, NotYetValid},
 	{session.ErrKeysUnavailable, KeysUnavailable},
+	{errRevoked, Revoked},
 	{sessionapi.ErrSessionNotFound, SessionNotFound},
 	{sessionapi.ErrCredentialRefused, CredentialRefused},
 	{sessionapi.ErrMismatch, ExchangeMismatch},

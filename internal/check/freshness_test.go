@@ -245,7 +245,7 @@ func TestAKeptExchangeOfASessionThatHasEndedIsNotUsed(t *testing.T) {
 	if a := h.check("/", "cookie", "stytch_session="+login.Token); a.reason != "exchanged" {
 		t.Fatal(a.reason)
 	}
-	h.ended.Deny(revocation.Session{ProjectID: project, ID: login.SessionID}, time.Now())
+	h.revocations.Revoke(revocation.Revocation{ProjectID: project, SessionID: login.SessionID}, time.Now())
 	if a := h.check("/", "cookie", "stytch_session="+login.Token); a.status() != 401 || a.reason != "revoked" || a.client()["set-cookie"] != "" {
 		t.Errorf("%d %s %v", a.status(), a.reason, a.client())
 	}

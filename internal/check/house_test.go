@@ -35,13 +35,13 @@ const project = sessionapitest.DefaultProjectID
 
 // house is a check server on real parts: verifier, key set cache and session API client, with the emulator behind them.
 type house struct {
-	t        testing.TB
-	emulator *sessionapitest.Server
-	server   *check.Server
-	ended    *revocation.Denylist
-	client   *sessionapi.Client
-	log      *safeBuffer
-	metrics  *prometheus.Registry
+	t           testing.TB
+	emulator    *sessionapitest.Server
+	server      *check.Server
+	revocations *revocation.Denylist
+	client      *sessionapi.Client
+	log         *safeBuffer
+	metrics     *prometheus.Registry
 }
 
 // newHouse builds one; edit may change the configuration.
@@ -80,10 +80,10 @@ func newHouseOf(t testing.TB, product session.Product, edit func(*check.Config),
 		Product: product, ProjectID: project, Secret: sessionapitest.DefaultSecret, BaseURL: api.URL,
 		Timeout: 2 * time.Second, MaxCalls: 256, KeptExchanges: 100,
 		OnEnded: func(s *session.Session, certain bool) {
-			if id := (revocation.Session{ProjectID: s.ProjectID, ID: s.ID}); certain {
-				h.ended.Deny(id, time.Now())
+			if certain {
+				h.revocations.Revoke(revocation.Revocation{ProjectID: s.ProjectID, SessionID: s.ID}, time.Now())
 			} else {
-				h.ended.Doubt(id, time.Now())
+				h.revocations.Doubt(revocation.Session{ProjectID: s.ProjectID, ID: s.ID}, time.Now())
 			}
 		},
 	}
@@ -99,11 +99,11 @@ func newHouseOf(t testing.TB, product session.Product, edit func(*check.Config),
 	if err != nil {
 		t.Fatal(err)
 	}
-	denylist, err := revocation.New(revocation.Config{Retention: time.Hour, Capacity: 1000})
+	denylist, err := revocation.New(revocation.Config{Retention: time.Hour, Leeway: 5 * time.Second, Capacity: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.ended = denylist
+	h.revocations = denylist
 	h.client = client
 	cfg := check.Config{
 		Rules: compile(t,
@@ -122,7 +122,7 @@ func newHouseOf(t testing.TB, product session.Product, edit func(*check.Config),
 		Logger:     slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Registerer: h.metrics,
 	}
-	cfg.Ended = h.ended
+	cfg.Revocations = h.revocations
 	if edit != nil {
 		edit(&cfg)
 	}
@@ -191,6 +191,14 @@ func (h *house) mint(login sessionapitest.Login, age time.Duration) string {
 		h.t.Fatal(err)
 	}
 	return jwt
+}
+
+// fail has the session API answer otherwise.
+func (h *house) fail(fault sessionapitest.Fault) {
+	h.t.Helper()
+	if err := h.emulator.SetFault(sessionapitest.EndpointAuthenticate, fault); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 func (h *house) apiCalls() int { return h.emulator.Calls("authenticate") }

@@ -282,6 +282,7 @@ var messages = map[string]string{
 	"expired":              "The session JWT is too old. Refresh it and try again.",
 	"ambiguous_credential": "The request carries session credentials that contradict each other. Send one.",
 	"ambiguous_path":       "The path can be read in more than one way.",
+	"ambiguous_host":       "The host is not one that every server reads alike.",
 	"ambiguous_method":     "The method is not in capitals.",
 	"step_up":              "The session needs further authentication for this.",
 	"forbidden":            "The session does not allow this.",

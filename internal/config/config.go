@@ -27,6 +27,7 @@ import (
 	"authz-sidecar/internal/jwkscache"
 	"authz-sidecar/internal/policy"
 	"authz-sidecar/internal/rbac"
+	"authz-sidecar/internal/revocation"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 	configv1 "authz-sidecar/proto/authz/config/v1"
@@ -36,14 +37,18 @@ import (
 // all public authorities) stay under it.
 const maxFileSize = 1 << 20
 
+// maxRevocations is how many revocations are remembered: some 30 MB, and more than sessions end within the hour that their JWTs may
+// live.
+const maxRevocations = 100_000
+
 // Config is what a configuration file says.
 type Config struct {
 	Listen   Listen
 	Projects []Project
-	// Gate is what checks are answered by. What runs (Projects, Ended, Now, Logger and Registerer) is left for the caller to set.
+	// Gate is what checks are answered by. What runs (Projects, Revocations, Now, Logger and Registerer) is left for the caller to set.
 	Gate check.Config
-	// Retention is how long after its last exchange a JWT may still pass: the longest lifetime, leeways and grace together.
-	Retention time.Duration
+	// Denylist lacks its Registerer.
+	Denylist revocation.Config
 }
 
 // Listen says where the sidecar listens.
@@ -54,8 +59,12 @@ type Listen struct {
 	SocketMode fs.FileMode
 	// TLS is nil where the listener speaks plain text.
 	TLS *tls.Config
-	// Health is host:port, or empty for none.
-	Health string
+	// Health and Admin are host:port, or empty for none.
+	Health, Admin string
+	// AdminToken is what callers of Admin must show.
+	AdminToken session.Secret
+	// AllowedUIDs are whose processes may connect to the socket; empty for all that SocketMode lets.
+	AllowedUIDs []uint32
 }
 
 // Project is one project of the session service. What one project's parts need of each other (Verifier.Keys,
@@ -132,7 +141,11 @@ func (c *compiler) config(m *configv1.Config) *Config {
 			TrustedOrigins:     c.trustedOrigins(m),
 			Shadow:             m.GetShadow(),
 		},
-		Retention: retention(m),
+		Denylist: revocation.Config{
+			Retention: retention(m),
+			Leeway:    m.GetVerification().GetIssueLeeway().AsDuration(),
+			Capacity:  maxRevocations,
+		},
 	}
 	rules := c.rules(m, config.Projects)
 	var err error

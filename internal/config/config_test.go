@@ -25,12 +25,14 @@ import (
 	"authz-sidecar/internal/jwkscache"
 	"authz-sidecar/internal/policy"
 	"authz-sidecar/internal/rbac"
+	"authz-sidecar/internal/revocation"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 )
 
 const (
 	fileSecret = "secret-live-0123456789-from-a-file"
+	adminToken = "7d1f0b0c5a6e4f3b9a2d8c7e6f5a4b3c"
 	envSecret  = "secret-test-0123456789-from-the-environment"
 	smallestID = "project-live-c60c0abe-c25a-4472-a9ed-320c6667d317"
 )
@@ -45,6 +47,8 @@ func folder(t testing.TB) string {
 	for name, data := range map[string]string{
 		"session-api": fileSecret + "\n",
 		"empty":       " \n",
+		"short-token": "SECRET-CANARY\n",
+		"admin-token": "\n" + adminToken + "\n",
 		"two-lines":   "SECRET-CANARY\nSECRET-CANARY\n",
 		"large":       strings.Repeat("SECRET-CANARY", 400),
 		"ca.crt":      string(ca.pem),
@@ -106,7 +110,7 @@ func TestTheSmallestConfigHasEveryDefault(t *testing.T) {
 			},
 			API: sessionapi.Config{
 				Product: session.Consumer, ProjectID: smallestID, Secret: fileSecret, BaseURL: "https://api.stytch.com",
-				Timeout: 2 * time.Second, MaxCalls: 256, KeptExchanges: 10000,
+				Timeout: 2 * time.Second, MaxCalls: 256, CallsPerSecond: 500, KeptExchanges: 10000,
 			},
 		}},
 		Gate: check.Config{
@@ -124,7 +128,7 @@ func TestTheSmallestConfigHasEveryDefault(t *testing.T) {
 			},
 			LogIn: check.LogIn{ReturnParameter: "return_to"},
 		},
-		Retention: time.Hour + 5*time.Second,
+		Denylist: revocation.Config{Retention: time.Hour + 5*time.Second, Leeway: 5 * time.Second, Capacity: 100_000},
 	}
 	assertEqual(t, c, want)
 }
@@ -138,7 +142,7 @@ func TestEveryFieldReachesTheConfig(t *testing.T) {
 	}
 	c.Listen.TLS = nil
 	assertEqual(t, c, &config.Config{
-		Listen: config.Listen{Network: "tcp", Address: "0.0.0.0:9001", SocketMode: 0o600},
+		Listen: config.Listen{Network: "tcp", Address: "0.0.0.0:9001", SocketMode: 0o600, Admin: "127.0.0.1:9003", AdminToken: adminToken},
 		Projects: []config.Project{{
 			Name: "shop",
 			Keys: jwkscache.Config{
@@ -153,7 +157,7 @@ func TestEveryFieldReachesTheConfig(t *testing.T) {
 			},
 			API: sessionapi.Config{
 				Product: session.B2B, ProjectID: id, Secret: envSecret, BaseURL: "http://127.0.0.1:8080/api",
-				Timeout: 1500 * time.Millisecond, MaxCalls: 10,
+				Timeout: 1500 * time.Millisecond, MaxCalls: 10, CallsPerSecond: 20,
 			},
 		}},
 		Gate: check.Config{
@@ -175,7 +179,7 @@ func TestEveryFieldReachesTheConfig(t *testing.T) {
 			},
 			LogIn: check.LogIn{ReturnParameter: "return_to"},
 		},
-		Retention: 10*time.Minute + time.Second,
+		Denylist: revocation.Config{Retention: 10*time.Minute + time.Second, Capacity: 100_000},
 	})
 }
 
@@ -385,7 +389,7 @@ func TestOnlyListedClientsPass(t *testing.T) {
 	dir := t.TempDir()
 	ca, stranger := newAuthority(t), newAuthority(t)
 	cert, key := ca.issue(t, &x509.Certificate{DNSNames: []string{"sidecar.internal"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
-	for name, data := range map[string][]byte{"ca.crt": ca.pem, "tls.crt": cert, "tls.key": key} {
+	for name, data := range map[string][]byte{"ca.crt": ca.pem, "tls.crt": cert, "tls.key": key, "admin-token": []byte(adminToken)} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}

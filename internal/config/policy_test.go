@@ -203,7 +203,7 @@ func TestTheRestMeansWhatTheYAMLSays(t *testing.T) {
 		{"the credential is left", configs["browser"].Gate.RemoveCredential, false},
 		{"the whole gate observes", configs["by-name"].Gate.Shadow, true},
 		{"one rule observes", configs["degradation"].Gate.Shadow, false},
-		{"lifetime, leeways and the longest grace", configs["degradation"].Retention, 5*time.Minute + 2*time.Second + 3*time.Second + 10*time.Minute},
+		{"lifetime, leeways and the longest grace", configs["degradation"].Denylist.Retention, 5*time.Minute + 2*time.Second + 3*time.Second + 10*time.Minute},
 	} {
 		if !reflect.DeepEqual(row.got, row.want) {
 			t.Errorf("%s:\n got %+v\nwant %+v", row.what, row.got, row.want)

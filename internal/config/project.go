@@ -71,14 +71,15 @@ func (c *compiler) project(path string, m *configv1.Project, v *configv1.Verific
 			MaxLifetime:  v.GetMaxLifetime().AsDuration(),
 		},
 		API: sessionapi.Config{
-			Product:       product,
-			ProjectID:     m.GetProjectId(),
-			Secret:        c.secret(path, m),
-			BaseURL:       baseURL,
-			Transport:     transport,
-			Timeout:       m.GetSessionApi().GetTimeout().AsDuration(),
-			MaxCalls:      int(m.GetSessionApi().GetMaxCalls()),
-			KeptExchanges: int(m.GetSessionApi().GetKeptExchanges()),
+			Product:        product,
+			ProjectID:      m.GetProjectId(),
+			Secret:         c.secret(path, m),
+			BaseURL:        baseURL,
+			Transport:      transport,
+			Timeout:        m.GetSessionApi().GetTimeout().AsDuration(),
+			MaxCalls:       int(m.GetSessionApi().GetMaxCalls()),
+			KeptExchanges:  int(m.GetSessionApi().GetKeptExchanges()),
+			CallsPerSecond: int(m.GetSessionApi().GetMaxCallsPerSecond()),
 		},
 	}
 }

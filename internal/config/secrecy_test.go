@@ -4,12 +4,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/config"
+	"authz-sidecar/internal/fuzztest"
+	"authz-sidecar/internal/policy"
 	configv1 "authz-sidecar/proto/authz/config/v1"
 )
 
@@ -151,9 +157,10 @@ func TestALoadedConfigPrintsNoSecret(t *testing.T) {
 	}
 }
 
-// FuzzParse plants a secret somewhere in a file: whatever becomes of it, nothing panics and no finding shows it.
+// FuzzParse plants a secret somewhere in a file: whatever becomes of it, nothing panics, no finding shows it, and what is accepted is
+// what a lenient reader reads, can be served, and lets nobody in without a session but where it says so.
 func FuzzParse(f *testing.F) {
-	for _, pattern := range []string{"testdata/good/*.yaml", "testdata/broken/*.yaml"} {
+	for _, pattern := range []string{"testdata/good/*.yaml", "testdata/broken/*.yaml", "../../deploy/policies/*.yaml"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil || len(files) == 0 {
 			f.Fatalf("%s: %d files, %v", pattern, len(files), err)
@@ -167,22 +174,83 @@ func FuzzParse(f *testing.F) {
 		}
 	}
 	f.Add(config.Defaults(), uint16(1000))
+	f.Add([]byte("projects: [{project_id: project-test-a, secret_env: AUTHZ_FUZZ}]\nrules: [{match: {path_regex: \"/(a|b)+\"}}]\n"), uint16(0))
+	f.Add([]byte("projects: [{project_id: project-test-a, secret_env: AUTHZ_FUZZ}]\nshadow: true\ndefault_rule: {session: optional}\n"), uint16(0))
+	f.Add([]byte("a: &a [*a, *a]\nb: [*a, *a, *a]\n"), uint16(9))
+	f.Setenv("AUTHZ_FUZZ", fileSecret)
+	config.Parse("config.yaml", config.Defaults()) // the first one makes what all share
 	f.Fuzz(func(t *testing.T, data []byte, at uint16) {
 		cut := int(at) % (len(data) + 1)
 		planted := string(data[:cut]) + vendorCanary + string(data[cut:])
-		for _, yaml := range []string{string(data), planted} {
+		// The secrets of the seeds are in files that are not there.
+		inEnvironment := secretFile.ReplaceAllString(string(data), "secret_env: AUTHZ_FUZZ")
+		for _, yaml := range []string{inEnvironment, planted} {
 			if strings.Contains(yaml, "/dev") || strings.Contains(yaml, "/proc") {
 				return // reading some of those never ends
 			}
-			c, err := config.Parse("config.yaml", []byte(yaml))
+			var c *config.Config
+			var err error
+			// Most of it is for regular expressions, which are compiled before they are found too large.
+			fuzztest.Allocates(t, 100_000, len(yaml), func() { c, err = config.Parse("config.yaml", []byte(yaml)) })
 			switch {
 			case (c == nil) == (err == nil):
 				t.Fatalf("config %v, error %v", c, err)
-			case err != nil && strings.Contains(err.Error(), vendorCanary):
+			case err == nil:
+				wantWhatItSays(t, c, yaml)
+			case strings.Contains(err.Error(), vendorCanary):
 				t.Fatalf("the canary is in the error:\n%s\nof:\n%s", err, yaml)
 			}
 		}
 	})
+}
+
+var secretFile = regexp.MustCompile(`secret_file: *[^ ,}\n]*`)
+
+// wantWhatItSays compares a configuration with its text as the YAML library reads it by itself, and has it answer who has no session.
+func wantWhatItSays(t *testing.T, c *config.Config, text string) {
+	t.Helper()
+	type rule struct {
+		Name, Session string
+		Shadow        bool
+	}
+	var said struct {
+		Projects    []any
+		Rules       []rule
+		DefaultRule rule `yaml:"default_rule"`
+		Shadow      bool
+	}
+	if err := yaml.Unmarshal([]byte(text), &said); err != nil {
+		t.Fatalf("%v of\n%s", err, text)
+	}
+	rules := c.Gate.Rules.All()
+	if len(said.Projects) != len(c.Projects) || len(said.Rules)+1 != len(rules) || said.Shadow != c.Gate.Shadow {
+		t.Fatalf("%d projects and %d rules, shadow %t, of\n%s", len(c.Projects), len(rules), c.Gate.Shadow, text)
+	}
+	for i, r := range append(said.Rules, said.DefaultRule) {
+		need := map[string]policy.Need{"": policy.Required, "required": policy.Required, "optional": policy.Optional,
+			"none": policy.None, "refused": policy.Refused}[r.Session]
+		if rules[i].Session != need || rules[i].Shadow != r.Shadow || r.Name != "" && rules[i].Name != r.Name {
+			t.Fatalf("rule %d is %+v and says %+v", i, rules[i], r)
+		}
+	}
+	gate := c.Gate
+	gate.Projects = map[string]check.Project{}
+	for _, p := range c.Projects {
+		gate.Projects[p.Name] = check.Project{Product: p.API.Product}
+	}
+	server, err := check.New(gate)
+	if err != nil {
+		t.Fatalf("cannot be served: %v:\n%s", err, text)
+	}
+	for _, path := range []string{"/", "/a", "/admin/x", "//", "/public/..;/"} {
+		o := server.Explain(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{Request: &authv3.AttributeContext_Request{
+			Http: &authv3.AttributeContext_HttpRequest{Method: "GET", Host: "app.example.com", Path: path},
+		}}})
+		if r := o.Found.Rule; o.Response.GetStatus().GetCode() == 0 &&
+			(r == nil || r.Session != policy.None && r.Session != policy.Optional && !r.Shadow && !gate.Shadow) {
+			t.Fatalf("%s passes as %v by %+v of\n%s", path, o.Reason, r, text)
+		}
+	}
 }
 
 // eachField calls visit for every field of the schema, with a function that puts "name: value" in its place in a file.

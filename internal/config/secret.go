@@ -28,30 +28,14 @@ var fileName = regexp.MustCompile(`^\.{0,2}(/` + fileWords + `)+$|^` + fileWords
 
 const fileWords = `\.{0,2}([a-z]{2,20}[0-9]{0,2}([._-][a-z]{1,20}[0-9]{0,2})*)?`
 
-// secret reads a project's secret. No finding about it shows a value: not the secret's, and not the field's either, unless that
-// is a file's name for certain, because a secret is soon pasted where the name of its file belongs. Who else may read the file is not looked at:
-// Kubernetes mounts secrets 0644 by default.
+// secret reads a project's secret, from its file or its environment variable.
 func (c *compiler) secret(path string, m *configv1.Project) session.Secret {
 	file, env := childPath(path, "secret_file"), childPath(path, "secret_env")
 	switch {
 	case c.found[path] || c.found[file] || c.found[env] || m.GetSecretFile() == "" && m.GetSecretEnv() == "":
 		return "" // reported already
-	case c.withoutFiles && m.GetSecretFile() != "":
-		return unread
 	case m.GetSecretFile() != "":
-		data, err := readFile(c.path(m.GetSecretFile()), maxSecret)
-		if err != nil {
-			what, remedy := "the file", "name the file that holds the project's secret, and let the sidecar read it"
-			if shown := show(c.path(m.GetSecretFile())); shown != "" && fileName.MatchString(m.GetSecretFile()) {
-				what += " " + shown
-			}
-			if errors.Is(err, fs.ErrNotExist) && !filepath.IsAbs(m.GetSecretFile()) {
-				remedy += "; a relative name is taken from the configuration's folder"
-			}
-			c.report(file, what+" cannot be read: "+err.Error(), remedy)
-			return ""
-		}
-		return c.wholeSecret(file, "the file", string(data))
+		return c.secretFile(file, m.GetSecretFile(), "the project's secret")
 	}
 	if !variableName.MatchString(m.GetSecretEnv()) {
 		c.report(env, "not the name of an environment variable", "name the variable, and never write the secret itself here")
@@ -65,19 +49,41 @@ func (c *compiler) secret(path string, m *configv1.Project) session.Secret {
 		c.report(env, "the environment variable is not set", "set it to the project's secret, or use secret_file")
 		return ""
 	}
-	return c.wholeSecret(env, "the environment variable", value)
+	return c.wholeSecret(env, "the environment variable", value, "the project's secret")
+}
+
+// secretFile reads a secret from its file. No finding about it shows a value: not the secret's, and not the field's either, unless
+// that is a file's name for certain, because a secret is soon pasted where the name of its file belongs. Who else may read the
+// file is not looked at: Kubernetes mounts secrets 0644 by default.
+func (c *compiler) secretFile(field, name, what string) session.Secret {
+	if c.withoutFiles {
+		return unread
+	}
+	data, err := readFile(c.path(name), maxSecret)
+	if err == nil {
+		return c.wholeSecret(field, "the file", string(data), what)
+	}
+	file, remedy := "the file", "name the file that holds "+what+", and let the sidecar read it"
+	if shown := show(c.path(name)); shown != "" && fileName.MatchString(name) {
+		file += " " + shown
+	}
+	if errors.Is(err, fs.ErrNotExist) && !filepath.IsAbs(name) {
+		remedy += "; a relative name is taken from the configuration's folder"
+	}
+	c.report(field, file+" cannot be read: "+err.Error(), remedy)
+	return ""
 }
 
 // wholeSecret drops the white space around a secret and refuses what is no secret.
-func (c *compiler) wholeSecret(field, holder, value string) session.Secret {
+func (c *compiler) wholeSecret(field, holder, value, what string) session.Secret {
 	value = strings.TrimSpace(value)
 	switch {
 	case value == "":
-		c.report(field, holder+" is empty", "put the project's secret into it")
+		c.report(field, holder+" is empty", "put "+what+" into it")
 	case len(value) > maxSecret:
-		c.report(field, holder+" holds more than 4 KiB", "put the project's secret into it, alone")
+		c.report(field, holder+" holds more than 4 KiB", "put "+what+" into it, alone")
 	case !utf8.ValidString(value) || strings.ContainsFunc(value, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
-		c.report(field, holder+" holds white space or control characters within the secret", "put the project's secret into it, alone")
+		c.report(field, holder+" holds white space or control characters within the secret", "put "+what+" into it, alone")
 	}
 	return session.Secret(value)
 }

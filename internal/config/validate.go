@@ -147,6 +147,9 @@ func bounds(field protoreflect.FieldDescriptor) string {
 	if r := rules.GetDuration(); r != nil {
 		return printDuration(r.GetGte()) + " to " + printDuration(r.GetLte())
 	}
+	if field.IsList() {
+		rules = rules.GetRepeated().GetItems()
+	}
 	return fmt.Sprintf("%d to %d", rules.GetUint32().GetGte(), rules.GetUint32().GetLte())
 }
 

@@ -15,6 +15,8 @@ import (
 	"go.uber.org/goleak"
 
 	"authz-sidecar/internal/config"
+	"authz-sidecar/internal/fuzztest"
+	"authz-sidecar/internal/policy"
 	"authz-sidecar/internal/policytest"
 )
 
@@ -177,7 +179,8 @@ func TestAnOutageThatARuleLeavesToEnvoy(t *testing.T) {
 	}
 }
 
-// FuzzTrace explains whatever a captured request may hold: no credential is printed, and nothing that a terminal obeys.
+// FuzzTrace explains whatever a captured request may hold: nobody passes without a session but where the policy says so, no credential
+// is printed, and nothing that a terminal obeys.
 func FuzzTrace(f *testing.F) {
 	cfg, err := config.LoadWithoutFiles("../../deploy/policies/consumer-spa.yaml")
 	if err != nil {
@@ -201,12 +204,108 @@ func FuzzTrace(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		trace := o.Trace()
+		if r := o.Found.Rule; o.Response.GetStatus().GetCode() == 0 && (r == nil || r.Session != policy.None) {
+			t.Errorf("passes as %v", o.Reason)
+		}
+		var trace string
+		fuzztest.Allocates(t, 1000, len(method+host+path+authorization+cookie+more), func() { trace = o.Trace() })
 		if strings.Contains(trace, canary) {
 			t.Errorf("a credential is printed:\n%s", trace)
 		}
 		if bad := strings.IndexFunc(trace, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); bad >= 0 {
 			t.Errorf("byte %d is not printable:\n%q", bad, trace)
+		}
+	})
+}
+
+// signed is a JWT that somebody has signed, not one that a file makes up.
+var signed = regexp.MustCompile(`eyJ[\w-]+\.[\w-]+\.[\w-]{342}`)
+
+// closed is a policy by which nobody passes without a session.
+const closed = `
+projects: [{ project_id: project-test-1, product: b2b, secret_file: /none }]
+credentials: { token_header: x-token }
+rules:
+- name: documents
+  match: { path_template: "/orgs/{org}/documents" }
+  max_token_age: 1m
+  require:
+    organization: { id_in_path: org }
+    permission: { resource_id: documents, action: read }
+    factors: [{ types: [totp], max_age: 10m }]
+- { name: fresh, match: { path_prefix: /fresh }, max_token_age: 0s }
+- { name: graced, match: { path_prefix: /graced, headers: [{ name: x-a }] }, grace: 5m, require: { cel: ['session.claims.n > 1'] } }
+`
+
+// FuzzFile runs whatever a policy test may hold: nothing panics, no credential is printed, and no test that wants somebody to pass
+// without a living session comes out well.
+func FuzzFile(f *testing.F) {
+	const file = `policy: policy.yaml
+sessions:
+  a: { organization_id: organization-test-1, factors: [{ type: totp, age: 1m }], claims: { n: 2 }, ends_in: 1h }
+rbac: { roles: [{ role_id: stytch_member, permissions: [{ resource_id: documents, actions: [read] }] }] }
+tests: [{ name: a, request: '%s', %s }]
+`
+	for _, test := range [][2]string{
+		{"GET https://a/orgs/organization-test-1/documents", "session: a, expect: { verdict: allow, rule: documents }"},
+		{"GET https://a/orgs/organization-test-2/documents", "session: a, expect: { verdict: deny, requirement: organization }"},
+		{"POST https://a/fresh", "session: a, presented: [jwt_cookie, token_cookie], expect: { verdict: allow, session_api_calls: 1 }"},
+		{"PUT https://a/fresh", "session: a, presented: token_header, revoked: true, expect: { verdict: deny, status: 401 }"},
+		{"GET https://a/graced", "session: a, token_age: 6m, session_api: down, headers: { X-A: b }, expect: { verdict: allow, reason: grace }"},
+		{"GET https://a/..;/x?y", "expect: { verdict: deny, client_headers: { content-type: any } }"},
+		{"GET https://a/", "headers: { authorization: Bearer eyJhbGciOiJub25lIn0.e30. }, expect: { verdict: deny, reason: malformed }"},
+		{"GET https://a/a", "context_extensions: { rule: fresh }, expect: { verdict: deny, reason: unknown_rule }"},
+		{"GET https://a/b", "session: a, token_age: 2562047h, expect: { verdict: deny }"},
+	} {
+		f.Add(fmt.Appendf(nil, file, test[0], test[1]))
+	}
+	f.Add([]byte("policy: policy.yaml\nsessions: { a: &a { claims: { a: &b [*b], ? [x] : y, 1: .nan, !!binary z: 2001-01-01 } } }\ntests: [*a]\n"))
+	f.Add([]byte("policy: policy.yaml\ntime: 9999-12-31T23:59:59Z\nsessions: { a: { ends_in: -2562047h } }\n" +
+		"tests: [{ name: a, request: GET https://a/, session: a, token_age: 1h, expect: { verdict: deny } }]\n"))
+	for _, name := range []string{"testdata/failing.test.yaml", "testdata/broken.test.yaml", "testdata/unfit.test.yaml"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	folder := f.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "policy.yaml"), []byte(closed), 0o644); err != nil {
+		f.Fatal(err)
+	}
+	if _, err := config.LoadWithoutFiles(filepath.Join(folder, "policy.yaml")); err != nil { // the first one makes what all share
+		f.Fatal(err)
+	}
+	path := filepath.Join(folder, "a.test.yaml")
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if bytes.Contains(text, []byte("/dev")) || bytes.Contains(text, []byte("/proc")) {
+			return // a policy there may have no end
+		}
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var file *policytest.File
+		var err error
+		fuzztest.Allocates(t, 5000, len(text), func() { file, err = policytest.Load(path) })
+		var out bytes.Buffer
+		failed := policytest.Run(t.Context(), &out, []string{path}, true)
+		if signed.Match(out.Bytes()) {
+			t.Fatalf("a JWT is printed:\n%s", &out)
+		}
+		if failed != nil {
+			return
+		}
+		if err != nil {
+			t.Fatalf("%v, and yet\n%s", err, &out)
+		}
+		for _, test := range file.Tests {
+			if test.Expect.Verdict == "deny" || file.Policy != "policy.yaml" {
+				continue
+			}
+			_, somebody := file.Sessions[string(test.Session)]
+			if fresh := strings.Contains(test.Request, "://a/fresh"); !somebody || fresh && (test.Revoked || test.SessionAPI == "down") {
+				t.Fatalf("passes: %+v", test)
+			}
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"authz-sidecar/internal/fuzztest"
 	"authz-sidecar/internal/rbac"
 	"authz-sidecar/internal/session"
 )
@@ -269,7 +270,9 @@ func FuzzReadPolicy(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		got, err := rbac.Read(text)
+		var got map[rbac.Grant]bool
+		var err error
+		fuzztest.Allocates(t, 200, len(text), func() { got, err = rbac.Read(text) })
 		if err != nil {
 			if len(got) != 0 {
 				t.Errorf("grants %v with error %v", got, err)

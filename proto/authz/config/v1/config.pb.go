@@ -59,7 +59,7 @@ type Config struct {
 	// `shadow`. Default: none, and such a path is answered with 400.
 	AmbiguousPathRule string `protobuf:"bytes,8,opt,name=ambiguous_path_rule,json=ambiguousPathRule,proto3" json:"ambiguous_path_rule,omitempty"`
 	// Observe only: every request passes, and what would have been answered is logged, counted and put into the metadata.
-	// Ambiguous paths and methods are still refused. Default false.
+	// Ambiguous paths, hosts and methods are still refused. Default false.
 	Shadow bool `protobuf:"varint,9,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	// Where browsers are sent to log in, by rules with `redirect_to_log_in`.
 	LogIn *LogIn `protobuf:"bytes,10,opt,name=log_in,json=logIn,proto3" json:"log_in,omitempty"`
@@ -247,7 +247,16 @@ type Listen struct {
 	// Where /metrics, /healthz, /readyz and gRPC health (services startup, readiness, liveness) are served, read-only
 	// and in plain text: "host:port", or "none". Kubernetes probes need the pod's address, ":9002". Default
 	// 127.0.0.1:9002.
-	Health        string `protobuf:"bytes,4,opt,name=health,proto3" json:"health,omitempty"`
+	Health string `protobuf:"bytes,4,opt,name=health,proto3" json:"health,omitempty"`
+	// Where revocations are told (POST /v1/revocations), in plain text: "host:port" on loopback, or "none". Needs
+	// `admin_token_file`. Default "none".
+	Admin string `protobuf:"bytes,5,opt,name=admin,proto3" json:"admin,omitempty"`
+	// The file that holds the token which callers of `admin` send as "Authorization: Bearer": 32 to 4096 visible ASCII characters,
+	// alone; white space around it is dropped.
+	AdminTokenFile string `protobuf:"bytes,6,opt,name=admin_token_file,json=adminTokenFile,proto3" json:"admin_token_file,omitempty"`
+	// The numeric user ids, as the sidecar sees them, whose processes may connect to the socket (SO_PEERCRED, on Linux); others are
+	// disconnected before they say a word. Default: whoever `socket_mode` lets.
+	AllowedUids   []uint32 `protobuf:"varint,7,rep,packed,name=allowed_uids,json=allowedUids,proto3" json:"allowed_uids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -308,6 +317,27 @@ func (x *Listen) GetHealth() string {
 		return x.Health
 	}
 	return ""
+}
+
+func (x *Listen) GetAdmin() string {
+	if x != nil {
+		return x.Admin
+	}
+	return ""
+}
+
+func (x *Listen) GetAdminTokenFile() string {
+	if x != nil {
+		return x.AdminTokenFile
+	}
+	return ""
+}
+
+func (x *Listen) GetAllowedUids() []uint32 {
+	if x != nil {
+		return x.AllowedUids
+	}
+	return nil
 }
 
 // ServerTls is mutual TLS: a client without a certificate that `client_ca_file` signed and `client_names` lists
@@ -644,8 +674,12 @@ type SessionApi struct {
 	// How many exchanged sessions are kept for requests that still carry the credential that was traded. 0 keeps
 	// none. Default 10000.
 	KeptExchanges *uint32 `protobuf:"varint,3,opt,name=kept_exchanges,json=keptExchanges,proto3,oneof" json:"kept_exchanges,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// How many calls may begin in a second, and at once after a pause; a further one is answered with 503. Opaque tokens that the
+	// session API has not just said yes to, which anybody can make up, may have half of this and of `max_calls`; beyond that a JWT
+	// that came with the token is traded in its place. So they never hold up the refresh of a JWT. Default 500.
+	MaxCallsPerSecond *uint32 `protobuf:"varint,4,opt,name=max_calls_per_second,json=maxCallsPerSecond,proto3,oneof" json:"max_calls_per_second,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *SessionApi) Reset() {
@@ -695,6 +729,13 @@ func (x *SessionApi) GetMaxCalls() uint32 {
 func (x *SessionApi) GetKeptExchanges() uint32 {
 	if x != nil && x.KeptExchanges != nil {
 		return *x.KeptExchanges
+	}
+	return 0
+}
+
+func (x *SessionApi) GetMaxCallsPerSecond() uint32 {
+	if x != nil && x.MaxCallsPerSecond != nil {
+		return *x.MaxCallsPerSecond
 	}
 	return 0
 }
@@ -1284,8 +1325,8 @@ func (x *Factors) GetMaxAge() *durationpb.Duration {
 // /a%20b, and /caf%c3%a9 is /caf%C3%A9. `path`, `path_prefix` and `path_template` are read so, too. A slash at the end makes no
 // difference unless `exact_trailing_slash` says so.
 //
-// A path of more than 8192 bytes and a method with lower-case letters are answered with 400, whatever the rules: apps disagree
-// about what they are.
+// A path of more than 8192 bytes, a host that is none (two Host lines, "a@b", an encoded letter) and a method with lower-case
+// letters are answered with 400, whatever the rules: apps disagree about what they are.
 type Match struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The path, or its beginning up to a segment border: "/admin" is for /admin, /admin/ and /admin/users, not for
@@ -1802,13 +1843,16 @@ const file_authz_config_v1_config_proto_rawDesc = "" +
 	"\x0ftrusted_origins\x18\v \x03(\tB)\xbaH&\x92\x01#\x10@\"\x1fr\x1d2\x1b^https?://[0-9a-z.:\\[\\]-]+$R\x0etrustedOrigins\"p\n" +
 	"\x05LogIn\x12\x1a\n" +
 	"\x03url\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x03url\x12K\n" +
-	"\x10return_parameter\x18\x02 \x01(\tB \xbaH\x1d\xd8\x01\x01r\x182\x16^[0-9A-Za-z_.-]{1,64}$R\x0freturnParameter\"\x9c\x01\n" +
+	"\x10return_parameter\x18\x02 \x01(\tB \xbaH\x1d\xd8\x01\x01r\x182\x16^[0-9A-Za-z_.-]{1,64}$R\x0freturnParameter\"\x93\x02\n" +
 	"\x06Listen\x12\x14\n" +
 	"\x05check\x18\x01 \x01(\tR\x05check\x126\n" +
 	"\vsocket_mode\x18\x02 \x01(\tB\x15\xbaH\x12\xd8\x01\x01r\r2\v^0[0-7]{3}$R\n" +
 	"socketMode\x12,\n" +
 	"\x03tls\x18\x03 \x01(\v2\x1a.authz.config.v1.ServerTlsR\x03tls\x12\x16\n" +
-	"\x06health\x18\x04 \x01(\tR\x06health\"\xb9\x01\n" +
+	"\x06health\x18\x04 \x01(\tR\x06health\x12\x14\n" +
+	"\x05admin\x18\x05 \x01(\tR\x05admin\x12(\n" +
+	"\x10admin_token_file\x18\x06 \x01(\tR\x0eadminTokenFile\x125\n" +
+	"\fallowed_uids\x18\a \x03(\rB\x12\xbaH\x0f\x92\x01\f\x10@\"\b*\x06\x18\xfe\xff\xff\xff\x0fR\vallowedUids\"\xb9\x01\n" +
 	"\tServerTls\x12$\n" +
 	"\tcert_file\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bcertFile\x12\"\n" +
 	"\bkey_file\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\akeyFile\x12-\n" +
@@ -1847,16 +1891,18 @@ const file_authz_config_v1_config_proto_rawDesc = "" +
 	"\"\x02\b<2\x04\x10\xc0\x84=R\ffetchTimeout\x12I\n" +
 	"\tmax_stale\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b<R\bmaxStale\x12Q\n" +
 	"\x10unknown_key_wait\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b\x012\x00R\x0eunknownKeyWait\x12\\\n" +
-	"\x14unknown_key_interval\x18\a \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x12unknownKeyInterval\"\xda\x01\n" +
+	"\x14unknown_key_interval\x18\a \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x12unknownKeyInterval\"\xb6\x02\n" +
 	"\n" +
 	"SessionApi\x12E\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
 	"\"\x02\b<2\x04\x10\xc0\x84=R\atimeout\x12-\n" +
 	"\tmax_calls\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\x80\x80\x04(\x01H\x00R\bmaxCalls\x88\x01\x01\x125\n" +
-	"\x0ekept_exchanges\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x01R\rkeptExchanges\x88\x01\x01B\f\n" +
+	"\x0ekept_exchanges\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x01R\rkeptExchanges\x88\x01\x01\x12A\n" +
+	"\x14max_calls_per_second\x18\x04 \x01(\rB\v\xbaH\b*\x06\x18\xa0\x8d\x06(\x01H\x02R\x11maxCallsPerSecond\x88\x01\x01B\f\n" +
 	"\n" +
 	"_max_callsB\x11\n" +
-	"\x0f_kept_exchanges\"\xb5\a\n" +
+	"\x0f_kept_exchangesB\x17\n" +
+	"\x15_max_calls_per_second\"\xb5\a\n" +
 	"\x04Rule\x12\x1c\n" +
 	"\x04name\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04name\x12,\n" +
 	"\x05match\x18\x02 \x01(\v2\x16.authz.config.v1.MatchR\x05match\x12E\n" +
