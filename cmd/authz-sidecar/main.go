@@ -45,7 +45,7 @@ func root() *cobra.Command {
 		SilenceErrors: true, // main prints them, once
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(), validateCommand(), configCommand(), policyCommand(), explainCommand(), emulatorCommand(), versionCommand())
+	root.AddCommand(serveCommand(), validateCommand(), configCommand(), policyCommand(), explainCommand(), lintEnvoyCommand(), emulatorCommand(), versionCommand())
 	for _, command := range root.Commands() {
 		if command.HasSubCommands() {
 			refuseUnknown(command)
