@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -33,15 +34,36 @@ func TestScripts(t *testing.T) {
 	for _, file := range scripts {
 		s := readScript(t, file)
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			eachEnvoy(t, func(t *testing.T, envoy string) { s.run(t, rig.Options{EnvoyPath: envoy}) })
-			t.Run("raw headers", func(t *testing.T) { s.run(t, rig.Options{EnvoyEdits: []rig.Edit{rig.RawHeaders}}) })
+			eachEnvoy(t, func(t *testing.T, envoy string) { s.run(t, rig.Options{EnvoyPath: envoy}, shipped) })
+			if !s.hostile {
+				t.Run("raw headers", func(t *testing.T) { s.run(t, rig.Options{EnvoyEdits: []rig.Edit{rig.RawHeaders}}, shipped) })
+				return
+			}
+			t.Run("defaults", func(t *testing.T) {
+				eachEnvoy(t, func(t *testing.T, envoy string) {
+					s.run(t, rig.Options{EnvoyPath: envoy, EnvoyEdits: []rig.Edit{rig.Unhardened}}, unhardened)
+				})
+				t.Run("raw headers", func(t *testing.T) {
+					s.run(t, rig.Options{EnvoyEdits: []rig.Edit{rig.Unhardened, rig.RawHeaders}}, unhardened)
+				})
+			})
 		})
 	}
 }
 
+// The Envoys that a script's outcomes are for: with the shipped configuration, and with Envoy's own defaults.
+const (
+	shipped = iota
+	unhardened
+)
+
+// adminToken is what the scripts' orders to the admin listener show.
+const adminToken = "made-up-for-the-scripts-of-these-tests"
+
 // script is one file.
 type script struct {
 	product, config string
+	hostile         bool
 	envoyEdits      []rig.Edit
 	logins          map[string]sessionapitest.LogIn
 	cases           []*scriptCase
@@ -54,9 +76,15 @@ type scriptCase struct {
 	commands     []string
 	method, path string
 	headers      [][2]string
-	status       int
-	reason       string
+	raw          rawRequest
+	outcomes     [][]outcome // by Envoy; any of the inner ones
 	expectations []string
+}
+
+// outcome is what becomes of a request.
+type outcome struct {
+	status int
+	reason string
 }
 
 func readScript(t *testing.T, file string) *script {
@@ -87,21 +115,34 @@ func readScript(t *testing.T, file string) *script {
 				t.Fatalf("%s: %v", where, err)
 			}
 			s.logins[name] = who
+		case c == nil && line == "hostile":
+			s.hostile = true
 		case c == nil && word == "envoy":
 			s.envoyEdits = append(s.envoyEdits, envoyEdit(t, where, rest))
 		case c == nil:
 			t.Fatalf("%s: %q stands before the first case", where, line)
 		case word == "do":
 			c.commands = append(c.commands, rest)
-		case c.method == "":
-			c.method, c.path = word, rest
-		case word == "->":
-			code, reason, ok := strings.Cut(rest, " ")
-			if c.status, err = strconv.Atoi(code); err != nil || !ok {
-				t.Fatalf("%s: want -> STATUS REASON", where)
+		case word == ">" || word == "2>":
+			if err := c.raw.add(word == "2>", rest); err != nil {
+				t.Fatalf("%s: %v", where, err)
 			}
-			c.reason = reason
-		case c.reason == "":
+		case word == "->":
+			for either := range strings.SplitSeq(rest, " | ") {
+				var outcomes []outcome
+				for text := range strings.SplitSeq(either, " or ") {
+					code, reason, ok := strings.Cut(text, " ")
+					status, err := strconv.Atoi(code)
+					if err != nil || !ok {
+						t.Fatalf("%s: want -> STATUS REASON", where)
+					}
+					outcomes = append(outcomes, outcome{status, reason})
+				}
+				c.outcomes = append(c.outcomes, outcomes)
+			}
+		case c.method == "" && c.raw.lines == nil:
+			c.method, c.path = word, rest
+		case c.outcomes == nil:
 			name, value, ok := strings.Cut(line, ": ")
 			if !ok {
 				t.Fatalf("%s: want NAME: VALUE, or ->", where)
@@ -109,6 +150,11 @@ func readScript(t *testing.T, file string) *script {
 			c.headers = append(c.headers, [2]string{name, value})
 		default:
 			c.expectations = append(c.expectations, line)
+		}
+	}
+	for _, c := range s.cases {
+		if c.outcomes == nil {
+			t.Fatalf("%s: the case has no -> line", c.line)
 		}
 	}
 	return s
@@ -127,7 +173,15 @@ func envoyEdit(t *testing.T, where, text string) rig.Edit {
 	return nil
 }
 
-func (s *script) run(t *testing.T, o rig.Options) {
+func (s *script) run(t *testing.T, o rig.Options, envoy int) {
+	if s.hostile {
+		o.EnvoyEdits = append(o.EnvoyEdits, rig.HangsUp)
+	}
+	adminFile := filepath.Join(t.TempDir(), "admin-token")
+	if err := os.WriteFile(adminFile, []byte(adminToken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.Listen = "admin: 127.0.0.1:0\nadmin_token_file: " + adminFile
 	o.Product, o.Config, o.EnvoyEdits = s.product, s.config, append(o.EnvoyEdits, s.envoyEdits...)
 	// A fetch of the key set may take more than the default of 100 ms on a busy machine.
 	o.Project = "key_set: { unknown_key_wait: 1s }"
@@ -138,14 +192,21 @@ func (s *script) run(t *testing.T, o rig.Options) {
 		login := logIn(t, r, who)
 		vars[name], vars[name+"_token"] = login.JWT, login.Token
 		sessions[name] = login.SessionID
-		vars[name+"_subject"], vars[name+"_organization"] = login.Subject, login.OrganizationID
+		vars[name+"_session"], vars[name+"_subject"], vars[name+"_organization"] = login.SessionID, login.Subject, login.OrganizationID
+	}
+	if s.hostile {
+		maps.Copy(vars, spoofs())
+		r.App.Watch()
 	}
 	for _, c := range s.cases {
-		t.Run(c.name, func(t *testing.T) { c.run(t, r, vars, sessions) })
+		t.Run(c.name, func(t *testing.T) { c.run(t, r, vars, sessions, c.outcomes[min(envoy, len(c.outcomes)-1)]) })
+	}
+	if s.hostile {
+		innocent(t, r)
 	}
 	seen := r.Sidecar.Log().String() + metrics(t, r)
 	for name, credential := range vars {
-		if slices.ContainsFunc([]string{"subject", "session", "organization"}, func(id string) bool { return strings.HasSuffix(name, id) }) {
+		if strings.Contains(credential, spoofed) || slices.ContainsFunc([]string{"subject", "session", "organization"}, func(id string) bool { return strings.HasSuffix(name, id) }) {
 			continue
 		}
 		_, tail, _ := cutLast(credential, ".")
@@ -153,8 +214,10 @@ func (s *script) run(t *testing.T, o rig.Options) {
 			t.Errorf("${%s} is in the log or the metrics", name)
 		}
 	}
-	if strings.Contains(seen, sessionapitest.DefaultSecret) {
-		t.Error("the project's secret is in the log or the metrics")
+	for _, secret := range []string{sessionapitest.DefaultSecret, adminToken} {
+		if strings.Contains(seen, secret) {
+			t.Error("the project's secret or the admin token is in the log or the metrics")
+		}
 	}
 }
 
@@ -197,7 +260,7 @@ func cutLast(s, separator string) (before, after string, ok bool) {
 	return s[:i], s[i+len(separator):], true
 }
 
-func (c *scriptCase) run(t *testing.T, r *rig.Rig, vars, sessions map[string]string) {
+func (c *scriptCase) run(t *testing.T, r *rig.Rig, vars, sessions map[string]string, want []outcome) {
 	expand := func(text string) string {
 		return os.Expand(text, func(name string) string {
 			value, ok := vars[name]
@@ -208,6 +271,12 @@ func (c *scriptCase) run(t *testing.T, r *rig.Rig, vars, sessions map[string]str
 				}
 				value, ok = mintAt(t, r, sessions[who], time.Now().Add(-d)), true
 				vars[name] = value
+			} else if aged && who == "ago" {
+				d, err := time.ParseDuration(age)
+				if err != nil {
+					t.Fatalf("%s: ${%s}: %v", c.line, name, err)
+				}
+				return time.Now().Add(-d).Format(time.RFC3339)
 			}
 			if !ok {
 				t.Fatalf("%s: no variable ${%s}", c.line, name)
@@ -224,17 +293,22 @@ func (c *scriptCase) run(t *testing.T, r *rig.Rig, vars, sessions map[string]str
 	}
 	decisions, before := len(r.Sidecar.Decisions()), calls(t, r, sessionapitest.EndpointAuthenticate)
 	var reply *rig.Reply
-	if c.method == "GRPC" {
+	switch {
+	case c.raw.lines != nil:
+		reply = c.raw.send(t, r, expand)
+	case c.method == "GRPC":
 		reply = invoke(t, r, c.path, headers)
-	} else {
+	default:
 		reply = do(t, r, c.method, c.path, headers)
 	}
-	if reply.Status != c.status {
-		t.Errorf("%s: status %d, want %d; body %q", c.line, reply.Status, c.status, reply.Body)
+	i := slices.IndexFunc(want, func(o outcome) bool { return o.status == reply.Status })
+	if i < 0 {
+		t.Errorf("%s: status %d, want %v; body %q", c.line, reply.Status, want, reply.Body)
+		return
 	}
-	if c.reason != "-" { // "-": Envoy answers by itself
-		if reason := nextReason(t, r, decisions); reason != c.reason {
-			t.Errorf("%s: reason %s, want %s", c.line, reason, c.reason)
+	if want := want[i].reason; want != "-" { // "-": Envoy answers by itself
+		if reason := nextReason(t, r, decisions); reason != want {
+			t.Errorf("%s: reason %s, want %s", c.line, reason, want)
 		}
 	}
 	for _, e := range c.expectations {
@@ -276,6 +350,15 @@ func perform(t *testing.T, r *rig.Rig, sessions map[string]string, command strin
 		}
 	case "revoke": // the session of a login
 		err = r.Emulator.Control.Revoke(t.Context(), sessions[rest])
+	case "order", "strangers-order": // to the admin listener, in JSON, with the status of its answer
+		code, body, _ := strings.Cut(rest, " ")
+		authorization := "Bearer " + adminToken
+		if word == "strangers-order" {
+			authorization = "Bearer " + strings.ToUpper(adminToken)
+		}
+		if status, _, answer := order(t, r, authorization, "/v1/revocations", body); strconv.Itoa(status) != code {
+			err = fmt.Errorf("status %d: %s", status, answer)
+		}
 	case "mend":
 		err = r.Emulator.Control.ClearFaults(t.Context())
 	case "answer": // the session API says yes, with this JWT

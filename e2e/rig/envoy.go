@@ -50,12 +50,31 @@ func FailOpen(bootstrap map[string]any) {
 	filter["with_request_body"] = map[string]any{"max_request_bytes": 2 << 20}
 }
 
-// Unhardened removes what protects the app in Envoy itself, so that the sidecar stands alone.
+// Unhardened removes what protects the app in Envoy itself, so that the sidecar stands alone with Envoy's own defaults.
 func Unhardened(bootstrap map[string]any) {
-	hcm := connectionManager(bootstrap)
-	for _, option := range []string{"normalize_path", "merge_slashes", "path_with_escaped_slashes_action", "common_http_protocol_options"} {
-		delete(hcm, option)
+	manager, filter := connectionManager(bootstrap), extAuthz(bootstrap)
+	for _, option := range []string{
+		"use_remote_address", "normalize_path", "merge_slashes", "path_with_escaped_slashes_action", "strip_matching_host_port",
+		"common_http_protocol_options", "http2_protocol_options",
+	} {
+		delete(manager, option)
 	}
+	for _, option := range []string{
+		"status_on_error", "filter_enabled", "deny_at_disable", "validate_mutations", "decoder_header_mutation_rules", "clear_route_cache",
+	} {
+		delete(filter, option)
+	}
+}
+
+// HangsUp has Envoy close a connection that it gives up soon after its last word, not a second after.
+func HangsUp(bootstrap map[string]any) {
+	connectionManager(bootstrap)["delayed_close_timeout"] = "0.02s"
+}
+
+// LogsMetadata has Envoy's access log show all that the sidecar says of a decision.
+func LogsMetadata(bootstrap map[string]any) {
+	format := at(connectionManager(bootstrap), "access_log", 0, "typed_config", "log_format", "json_format").(map[string]any)
+	format["metadata"] = "%DYNAMIC_METADATA(envoy.filters.http.ext_authz)%"
 }
 
 // NamesRule puts a route for a prefix first, which names the sidecar's rule.

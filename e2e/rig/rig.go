@@ -4,6 +4,7 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,8 @@ type Options struct {
 	EnvoyEdits []Edit
 	// Product is the project's: "consumer" (default) or "b2b".
 	Product string
+	// Secret is the project's. Default: sessionapitest.DefaultSecret.
+	Secret string
 	// TLS has the sidecar call the emulator over TLS.
 	TLS bool
 	// JWTLifetime is how long the emulator's JWTs live. Default: the emulator's, 5 minutes.
@@ -65,6 +68,7 @@ func Start(ctx context.Context, o Options) (_ *Rig, err error) {
 			err = errors.Join(err, r.Close())
 		}
 	}()
+	o.Secret = cmp.Or(o.Secret, sessionapitest.DefaultSecret)
 	if r.Emulator, err = startEmulator(ctx, dir, o); err != nil {
 		return nil, err
 	}
@@ -118,7 +122,7 @@ func (r *Rig) Close() error {
 // writeConfig writes the sidecar's configuration, and returns its path.
 func (r *Rig) writeConfig(o Options) (string, error) {
 	secret := filepath.Join(r.Dir, "secret")
-	if err := os.WriteFile(secret, []byte(sessionapitest.DefaultSecret+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(secret, []byte(o.Secret+"\n"), 0o600); err != nil {
 		return "", err
 	}
 	if o.CheckAddress == "" {

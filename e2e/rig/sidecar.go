@@ -19,8 +19,8 @@ import (
 // Sidecar is the built binary at work.
 type Sidecar struct {
 	*Process
-	// CheckAddress is what Envoy calls, HealthURL the health listener's.
-	CheckAddress, HealthURL string
+	// CheckAddress is what Envoy calls, HealthURL the health listener's and AdminURL the admin listener's, if there is one.
+	CheckAddress, HealthURL, AdminURL string
 }
 
 // StartSidecar runs `authz-sidecar serve` with the configuration file config, which has health on port 0, and returns
@@ -30,16 +30,40 @@ func StartSidecar(ctx context.Context, config string) (*Sidecar, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = s.waitFor(ctx, "readiness", func() bool {
-		s.CheckAddress = s.logged("serving checks", "address")
-		s.HealthURL = "http://" + s.logged("serving health", "address")
-		return s.CheckAddress != "" && s.ready(ctx)
+	err = s.waitFor(ctx, "readiness", func() bool { return s.listens() && s.ready(ctx) })
+	if err != nil {
+		s.Stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// StartUnready runs a sidecar that need not become ready, and returns when it says of its readiness what reason holds.
+func StartUnready(ctx context.Context, config, reason string) (*Sidecar, error) {
+	s, err := serve(config)
+	if err != nil {
+		return nil, err
+	}
+	err = s.waitFor(ctx, reason, func() bool {
+		if !s.listens() {
+			return false
+		}
+		_, text, err := s.Health(ctx, "/readyz")
+		return err == nil && strings.Contains(text, reason)
 	})
 	if err != nil {
 		s.Stop()
 		return nil, err
 	}
 	return s, nil
+}
+
+// listens reads from the log where it does, and says whether it does.
+func (s *Sidecar) listens() bool {
+	s.CheckAddress = s.logged("serving checks", "address")
+	s.HealthURL = "http://" + s.logged("serving health", "address")
+	s.AdminURL = "http://" + s.logged("serving admin", "address")
+	return s.CheckAddress != ""
 }
 
 // SidecarLogs runs a sidecar that need not become ready until its log has text, and ends it.
@@ -137,7 +161,7 @@ func startEmulator(ctx context.Context, dir string, o Options) (*Emulator, error
 		return nil, err
 	}
 	ca := filepath.Join(dir, "emulator-ca.pem")
-	args := []string{"emulator", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--ca-file", ca}
+	args := []string{"emulator", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--ca-file", ca, "--secret", o.Secret}
 	if o.Product != "" {
 		args = append(args, "--product", o.Product)
 	}
