@@ -25,10 +25,12 @@ RACE := CGO_ENABLED=1
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+BOM := -binary ../bin/authz-sidecar -ca-roots ../$(CA_ROOTS) -version '$(VERSION)'
+HERE := GOOS= GOARCH= # tools run on this machine, whatever the binary is for
 
 .PHONY: help
 help: ## Print this list.
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: bin/demo ## Run the whole story through real Envoy; with a terminal it stays up.
@@ -85,6 +87,20 @@ check-generate: $(T)/bin/protoc-gen-go $(BUF) $(VALIDATE_PROTO) # Generated code
 	@rm -rf $(T)/generated && $(BUF) generate -o $(T)/generated && \
 	  diff -r -x '*.proto' $(T)/generated/proto proto || { echo "generated code is stale: run make generate" >&2; exit 1; }
 
+.PHONY: attacks
+attacks: ## Play the 105 attacks, and print what becomes of each.
+	@go test -c -vet=off -o bin/attacks ./internal/attacks
+	@cd internal/attacks && ATTACKS=print ../../bin/attacks -test.run '^TestAttacks$$'
+
+.PHONY: fuzz
+fuzz: ## Fuzz every target for FUZZTIME=30s; FUZZ=pattern chooses, FUZZJOBS=n at a time.
+	@tools/fuzz '$(FUZZ)'
+
+.PHONY: amplification
+amplification: ## What 100,000 requests of each hostile family cost, and their CPU beside that of an honest one.
+	AMPLIFY=100000 go test -count=1 -vet=off -timeout 60m -v -run '^(TestWhatIsNotSigned|TestWhatMustBeAsked|TestAFlood)' ./internal/check
+	go test -vet=off -run '^$$' -bench '^BenchmarkRejected$$' -benchtime 40x ./internal/check
+
 .PHONY: vulncheck
 vulncheck: $(T)/bin/govulncheck # Known vulnerabilities, where the database can be reached.
 	@if $(T)/bin/govulncheck ./... >$(T)/govulncheck.log 2>&1; then tail -n 1 $(T)/govulncheck.log; \
@@ -96,9 +112,18 @@ vulncheck: $(T)/bin/govulncheck # Known vulnerabilities, where the database can 
 build: ## The static binary, bin/authz-sidecar.
 	go build -ldflags '$(LDFLAGS)' -o bin/authz-sidecar ./cmd/authz-sidecar
 
+.PHONY: sbom
+sbom: build $(CA_ROOTS) ## What is in the binary: an SBOM, bin/authz-sidecar.cdx.json, and the licences, bin/third-party.txt.
+	cd tools && $(HERE) go run ./bom $(BOM) -sbom ../bin/authz-sidecar.cdx.json -notices ../bin/third-party.txt
+
+.PHONY: licences
+licences: build $(CA_ROOTS) ## Write docs/dependencies.md, the licence of everything that is linked into the binary.
+	cd tools && $(HERE) go run ./bom $(BOM) -list ../docs/dependencies.md
+
 .PHONY: image
-image: build $(CA_ROOTS) ## An OCI image as a tarball, bin/authz-sidecar.tar, without docker.
-	cd tools && go run ./image -binary ../bin/authz-sidecar -ca-roots ../$(CA_ROOTS) -version '$(VERSION)' -out ../bin/authz-sidecar.tar
+image: sbom ## An OCI image as a tarball, bin/authz-sidecar.tar, without docker.
+	cd tools && $(HERE) go run ./image -binary ../bin/authz-sidecar -ca-roots ../$(CA_ROOTS) -notices ../bin/third-party.txt \
+	  -version '$(VERSION)' -out ../bin/authz-sidecar.tar
 
 .PHONY: clean
 clean: ## Remove what was built and installed.
@@ -112,7 +137,7 @@ prerequisites:
 prerequisites-test:
 	@ENVOY='$(ENVOY)' tools/prerequisites test
 unit e2e: | prerequisites-test
-build lint generate check-generate image test-k8s: | prerequisites
+build lint generate check-generate sbom licences image test-k8s: | prerequisites
 
 $(GO_TOOLS) &: tools/go.mod tools/go.sum
 	cd tools && GOBIN=$(abspath $(T)/bin) go install tool

@@ -21,9 +21,10 @@ import (
 
 // config is what goes into an image.
 type config struct {
-	binary, caRoots string // files
-	version         string
-	created         time.Time // zero: 1970
+	binary, caRoots  string // files
+	licence, notices string // files: ours, and those of all that others have written
+	version          string
+	created          time.Time // zero: 1970
 }
 
 // tag is what may follow the colon of an image's name
@@ -32,7 +33,7 @@ var tag = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 
 const user = "65532:65532" // the number that distroless images call nonroot
 
-// build is the image, in memory: one layer with four files.
+// build is the image, in memory: one layer with six files.
 func build(c config) (v1.Image, error) {
 	if c.created.IsZero() {
 		c.created = time.Unix(0, 0)
@@ -55,6 +56,14 @@ func build(c config) (v1.Image, error) {
 	if !x509.NewCertPool().AppendCertsFromPEM(roots) {
 		return nil, fmt.Errorf("%s holds no certificate", c.caRoots)
 	}
+	licence, err := os.ReadFile(c.licence)
+	if err != nil {
+		return nil, err
+	}
+	notices, err := os.ReadFile(c.notices)
+	if err != nil {
+		return nil, err
+	}
 	layer, err := pack(c.created, []file{
 		{"authz-sidecar", 0o755, binary},
 		{"etc/", 0o755, nil},
@@ -63,6 +72,9 @@ func build(c config) (v1.Image, error) {
 		{"etc/ssl/", 0o755, nil},
 		{"etc/ssl/certs/", 0o755, nil},
 		{"etc/ssl/certs/ca-certificates.crt", 0o644, roots}, // where crypto/x509 looks first
+		{"licenses/", 0o755, nil},
+		{"licenses/LICENSE", 0o644, licence},
+		{"licenses/third-party.txt", 0o644, notices},
 	})
 	if err != nil {
 		return nil, err

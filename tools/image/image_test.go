@@ -26,6 +26,7 @@ import (
 const (
 	builtArchive = "../../bin/authz-sidecar.tar"
 	builtBinary  = "../../bin/authz-sidecar"
+	builtNotices = "../../bin/third-party.txt"
 )
 
 func TestTheArchiveIsAnOCILayoutOfOneImage(t *testing.T) {
@@ -128,10 +129,22 @@ func TestTheImageTrustsThePublicAuthorities(t *testing.T) {
 	}
 }
 
+// Every licence in it asks for that; ../bom tests what is in the second file.
+func TestTheImageCarriesItsLicences(t *testing.T) {
+	image, _ := open(t, built(t, builtArchive))
+	files := contents(t, image)
+	for name, source := range map[string]string{"LICENSE": "../../LICENSE", "third-party.txt": builtNotices} {
+		if !bytes.Equal(files["licenses/"+name].content, built(t, source)) {
+			t.Errorf("/licenses/%s is not %s", name, source)
+		}
+	}
+}
+
 func TestTheImageHoldsNothingElseAndNothingThatItsUserMayChange(t *testing.T) {
 	image, _ := open(t, built(t, builtArchive))
 	files := contents(t, image)
-	want := []string{"authz-sidecar", "etc/", "etc/group", "etc/passwd", "etc/ssl/", "etc/ssl/certs/", "etc/ssl/certs/ca-certificates.crt"}
+	want := []string{"authz-sidecar", "etc/", "etc/group", "etc/passwd", "etc/ssl/", "etc/ssl/certs/", "etc/ssl/certs/ca-certificates.crt",
+		"licenses/", "licenses/LICENSE", "licenses/third-party.txt"}
 	if got := slices.Sorted(maps.Keys(files)); !slices.Equal(got, want) {
 		t.Errorf("it holds %q", got)
 	}
@@ -155,7 +168,9 @@ func TestEqualInputsMakeEqualArchives(t *testing.T) {
 		t.Helper()
 		t.Setenv("SOURCE_DATE_EPOCH", epoch)
 		out := filepath.Join(t.TempDir(), "image.tar")
-		if err := run(config{binary: inputs.binary, caRoots: inputs.caRoots, version: version}, out); err != nil {
+		c := inputs
+		c.version = version
+		if err := run(c, out); err != nil {
 			t.Fatal(err)
 		}
 		return built(t, out)
@@ -196,6 +211,7 @@ func TestWhatWouldNotRunInTheImageIsRefused(t *testing.T) {
 			func(c *config) { c.binary = write(t, program(elf.ELFOSABI_NONE, elf.EM_RISCV, elf.PT_LOAD)) }, "GOARCH=amd64"},
 		"a script":                    {func(c *config) { c.binary = script }, "GOOS=linux"},
 		"roots without a certificate": {func(c *config) { c.caRoots = script }, "no certificate"},
+		"no licences of others":       {func(c *config) { c.notices = filepath.Join(t.TempDir(), "none") }, "no such file"},
 		"a version that is no tag":    {func(c *config) { c.version = "release/1" }, "-version"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -214,6 +230,8 @@ func small(t *testing.T) config {
 	return config{
 		binary:  write(t, program(elf.ELFOSABI_NONE, elf.EM_X86_64, elf.PT_LOAD)),
 		caRoots: write(t, contents(t, image)["etc/ssl/certs/ca-certificates.crt"].content),
+		licence: write(t, []byte("ours\n")),
+		notices: write(t, []byte("theirs\n")),
 		version: "v1",
 	}
 }

@@ -1,6 +1,6 @@
-// Command image packs the sidecar's static binary, CA roots and one unprivileged user into an OCI image, as an archive
-// that podman, skopeo and docker load. It needs no docker, and equal inputs make an equal archive: every time in it
-// is SOURCE_DATE_EPOCH, or 1970 (https://reproducible-builds.org/specs/source-date-epoch/).
+// Command image packs the sidecar's static binary, CA roots, the licences of both and one unprivileged user into an OCI
+// image, as an archive that podman, skopeo and docker load. It needs no docker, and equal inputs make an equal archive:
+// every time in it is SOURCE_DATE_EPOCH, or 1970 (https://reproducible-builds.org/specs/source-date-epoch/).
 package main
 
 import (
@@ -15,6 +15,8 @@ func main() {
 	var c config
 	flag.StringVar(&c.binary, "binary", "", "the static Linux `file` to pack")
 	flag.StringVar(&c.caRoots, "ca-roots", "", "the certificate authorities, a PEM `file`")
+	flag.StringVar(&c.licence, "licence", "../LICENSE", "the sidecar's licence, a `file`")
+	flag.StringVar(&c.notices, "notices", "", "the licences of what others have written, a `file` made by ../bom")
 	flag.StringVar(&c.version, "version", "devel", "the image's version, and its tag")
 	out := flag.String("out", "", "the archive `file` to write")
 	flag.Parse()
@@ -25,8 +27,8 @@ func main() {
 }
 
 func run(c config, out string) error {
-	if c.binary == "" || c.caRoots == "" || out == "" {
-		return fmt.Errorf("-binary, -ca-roots and -out are required")
+	if c.binary == "" || c.caRoots == "" || c.notices == "" || out == "" {
+		return fmt.Errorf("-binary, -ca-roots, -notices and -out are required")
 	}
 	if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
 		seconds, err := strconv.ParseInt(epoch, 10, 64)
@@ -50,6 +52,10 @@ func run(c config, out string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s: authz-sidecar:%s for linux/amd64, %s\n", out, c.version, digest)
+	config, err := img.ConfigFile()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s: authz-sidecar:%s for %s/%s, %s\n", out, c.version, config.OS, config.Architecture, digest)
 	return nil
 }
