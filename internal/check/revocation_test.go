@@ -233,6 +233,34 @@ func TestAnAnswerThatARevocationOvertookDoesNotCount(t *testing.T) {
 	}
 }
 
+func TestWhoWasRevokedMeanwhileHasNoGrace(t *testing.T) {
+	for name, c := range map[string]struct {
+		revoke bool
+		status int
+		reason string
+	}{
+		"revoked":     {true, 503, "api_unavailable"},
+		"not revoked": {false, 200, "grace"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			api := held{http.DefaultTransport, make(chan struct{}, 2), make(chan struct{})}
+			h := newHouseOf(t, session.Consumer, revocable(t), func(_ *session.Config, client *sessionapi.Config) { client.Transport = api })
+			login := h.logIn(sessionapitest.LogIn{})
+			h.fail(sessionapitest.Fault{Status: 500, Body: "{}"})
+			answers := make(chan answer)
+			go func() { answers <- h.check("/", "authorization", "Bearer "+h.mint(login, 6*time.Minute)) }()
+			<-api.came
+			if c.revoke {
+				h.revocations.Revoke(revocation.Revocation{ProjectID: project, Subject: login.Subject}, time.Now())
+			}
+			close(api.gone)
+			if a := <-answers; a.status() != c.status || a.reason != c.reason {
+				t.Errorf("%d %s", a.status(), a.reason)
+			}
+		})
+	}
+}
+
 // A session that was revoked gets nothing of the way to a permission: no call, and no JWT beside the 403.
 func TestARevokedSessionIsNotAskedAboutAPermission(t *testing.T) {
 	h := newHouse(t, session.B2B, withRules(t,

@@ -160,6 +160,11 @@ func TestExtractAllocatesNothing(t *testing.T) {
 }
 
 func TestExtractLooksAtSoManyCookiesAndNoMore(t *testing.T) {
+	for n, want := range map[int]error{1022: nil, 1023: session.ErrMalformed} { // within a value, too
+		if _, err := names.Extract("", "x="+strings.Repeat(" a=", n)+"; stytch_session_jwt=a.b.c", ""); !errors.Is(err, want) {
+			t.Errorf("%d equals signs: %v", n, err)
+		}
+	}
 	for _, separator := range []string{"; ", ",", ";"} {
 		for n, want := range map[int]error{1023: nil, 1024: session.ErrMalformed} {
 			for _, other := range []string{"a=b", "a.=b", "", "a b"} {
