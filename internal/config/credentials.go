@@ -10,7 +10,7 @@ import (
 )
 
 func (c *compiler) credentials(m *configv1.Credentials) session.Names {
-	if m.GetJwtCookie() == m.GetTokenCookie() {
+	if strings.EqualFold(m.GetJwtCookie(), m.GetTokenCookie()) { // some servers read names without case
 		field := "credentials.token_cookie"
 		if !c.has(field) {
 			field = "credentials.jwt_cookie"

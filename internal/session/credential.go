@@ -113,10 +113,13 @@ func (n Names) cookies(header string) (jwt, token string, err error) {
 			continue
 		}
 		if name == "" || name != n.JWTCookie && name != n.TokenCookie {
-			if n.readsAsOurs(name) || n.hidesOurs(name, value) {
+			hides, words := n.hidesOurs(name, pair)
+			if count += words + strings.Count(value, "="); count >= maxCookies {
+				return "", "", fmt.Errorf("%w: more than %d cookies", ErrMalformed, maxCookies)
+			}
+			if hides || n.readsAsOurs(name) {
 				return "", "", fmt.Errorf("%w: a cookie that some servers read as that of the session", ErrAmbiguous)
 			}
-			count += strings.Count(value, "=") // each may have begun another
 			continue
 		}
 		for _, known := range [...]struct {
@@ -137,32 +140,28 @@ func (n Names) cookies(header string) (jwt, token string, err error) {
 
 // readsAsOurs says whether a careless server may read a cookie's name as one of ours, and so see a session that nobody proved.
 func (n Names) readsAsOurs(name string) bool {
-	if len(name) < min(len(n.JWTCookie), len(n.TokenCookie)) { // no reader makes it longer
+	if name == "" || len(name) < min(len(n.JWTCookie), len(n.TokenCookie)) { // no reader makes it longer
 		return false
-	}
-	if !strings.ContainsFunc(name, isCareless) { // as almost all names
-		return name != "" && (strings.EqualFold(name, n.JWTCookie) || strings.EqualFold(name, n.TokenCookie))
 	}
 	read := lenientName(name)
 	return read != "" && (strings.EqualFold(read, lenientName(n.JWTCookie)) || strings.EqualFold(read, lenientName(n.TokenCookie)))
 }
 
-// hidesOurs says whether a careless server may find one of ours within another cookie: Python's SimpleCookie begins anew at white
-// space, and Werkzeug before 2.2.3 where there is no name (CVE-2023-23934).
-func (n Names) hidesOurs(name, value string) bool {
-	if name != "" {
-		white := strings.IndexFunc(value, isWhite)
-		if white < 0 { // as almost all values
-			return false
+// hidesOurs says whether a careless server may find one of ours behind the first word of another cookie, and how many words are there:
+// Python's SimpleCookie begins anew at white space, and Werkzeug before 2.2.3 where there is no name (CVE-2023-23934).
+func (n Names) hidesOurs(name, pair string) (hides bool, words int) {
+	first := name != ""
+	for word := range strings.FieldsFuncSeq(pair, isWhite) {
+		if first {
+			first = false
+			continue
 		}
-		value = value[white:]
-	}
-	for piece := range strings.FieldsFuncSeq(value, isWhite) {
-		if inner, _, found := strings.Cut(strings.TrimLeft(piece, "=$"), "="); found && n.readsAsOurs(inner) {
-			return true
+		inner, _, _ := strings.Cut(strings.TrimLeft(word, "=$"), "=")
+		if words++; words > maxCookies || n.readsAsOurs(inner) {
+			return true, words
 		}
 	}
-	return false
+	return false, words
 }
 
 func isWhite(r rune) bool { return r <= ' ' }
@@ -172,20 +171,25 @@ func isCareless(r rune) bool {
 	return r <= ' ' || r >= 0x7f || r == '!' || r == '%' || r == '.' || r == '[' || r == '+' || r == '"'
 }
 
-// lenientName is a name percent-decoded, without quotes, white space and bytes beyond ASCII around it, and with "_" for what PHP
-// puts it for; what stands behind a "[" is an index there.
+// lenientName is a name as the most careless of servers read it: percent-decoded, without quotes, white space and bytes beyond ASCII
+// around it, and in PHP, with "_" for what it puts that for, up to a NUL or an index in brackets.
 func lenientName(name string) string {
+	if !strings.ContainsFunc(name, isCareless) { // as almost all names
+		return name
+	}
 	if decoded, err := url.PathUnescape(name); err == nil {
 		name = decoded
 	}
+	name = strings.ReplaceAll(name, "+", " ")
 	name = strings.TrimFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '!' || r == '"' })
-	if closing := strings.LastIndexByte(name, ']'); closing > 0 {
+	name, _, _ = strings.Cut(name, "\x00")
+	if strings.LastIndexByte(name, ']') > 0 {
 		name, _, _ = strings.Cut(name, "[")
 	}
 	return underscores.Replace(name)
 }
 
-var underscores = strings.NewReplacer(".", "_", " ", "_", "[", "_", "+", "_")
+var underscores = strings.NewReplacer(".", "_", " ", "_", "[", "_")
 
 // bearer returns the token of an authorization header (RFC 6750, section 2.1), or nothing if the scheme is another one,
 // which is not ours to judge. One space ends the scheme; another would be a second spelling of the credential.

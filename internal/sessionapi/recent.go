@@ -47,6 +47,9 @@ func (r *recent[K]) get(k K, now time.Time) (n note, found bool) {
 	return n, found
 }
 
+// forget lets one be asked about again. If it is added once more before its first time is over, it is dropped with that.
+func (r *recent[K]) forget(k K) { delete(r.notes, k) }
+
 func (r *recent[K]) dropOldest() {
 	delete(r.notes, r.order[0])
 	r.order = r.order[1:]

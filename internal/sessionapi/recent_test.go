@@ -106,6 +106,26 @@ func TestWhatIsForbiddenIsFetchedOnceForEachQuestion(t *testing.T) {
 	}
 }
 
+func TestAYesEndsWhatWasForbidden(t *testing.T) {
+	n := 0
+	b := newBench(t, api(func(*http.Request) (*http.Response, error) {
+		if n++; n == 2 {
+			return respond(200, yes("session-1", "user-1")), nil
+		}
+		return respond(403, `{"error_type":"organization_suspended"}`), nil
+	}))
+	defer b.done()
+	for i, c := range []struct {
+		maxAge time.Duration
+		want   error
+	}{{time.Minute, sessionapi.ErrForbidden}, {time.Minute, sessionapi.ErrForbidden}, {0, nil}, {time.Minute, nil}} {
+		if _, err := b.askWithin(t.Context(), jwtRequest, c.maxAge); !errors.Is(err, c.want) {
+			t.Errorf("the answer %d is %v", i+1, err)
+		}
+	}
+	b.wantCalls(2)
+}
+
 // The token's session is known from what the API said of it before: its JWTs are out, whoever presents them.
 func TestTheSessionOfATokenThatIsNotFoundHasEnded(t *testing.T) {
 	for name, answers := range map[string][]string{

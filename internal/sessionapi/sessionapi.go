@@ -362,8 +362,10 @@ func (c *Client) finish(k key, cl *call, res result, start time.Time) {
 	defer c.mu.Unlock()
 	delete(c.calls, k)
 	c.limits.end(cl.unknown)
-	switch res.outcome { // no yes can follow while a no is remembered, but of a call under way, which forget sees to
-	case sessionNotFound, credentialRefused:
+	switch res.outcome {
+	case ok:
+		c.forbidden.forget(k)
+	case sessionNotFound, credentialRefused: // no yes can follow, but of a call under way, which forget sees to
 		c.refused.add(k.credential, res.err, now)
 	case forbidden, notAuthorized:
 		c.forbidden.add(k, res.err, now)

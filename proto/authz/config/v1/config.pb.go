@@ -252,7 +252,7 @@ type Listen struct {
 	// `admin_token_file`. Default "none".
 	Admin string `protobuf:"bytes,5,opt,name=admin,proto3" json:"admin,omitempty"`
 	// The file that holds the token which callers of `admin` send as "Authorization: Bearer": 32 to 4096 visible ASCII characters,
-	// alone; white space around it is dropped.
+	// alone; white space around it is dropped. Read at the start.
 	AdminTokenFile string `protobuf:"bytes,6,opt,name=admin_token_file,json=adminTokenFile,proto3" json:"admin_token_file,omitempty"`
 	// The numeric user ids, as the sidecar sees them, whose processes may connect to the socket (SO_PEERCRED, on Linux); others are
 	// disconnected before they say a word. Default: whoever `socket_mode` lets.
