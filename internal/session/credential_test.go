@@ -292,12 +292,15 @@ func FuzzCookieHeader(f *testing.F) {
 		}
 		for _, theirs := range (&http.Request{Header: http.Header{"Cookie": {cookie}}}).Cookies() {
 			ours, known := map[string]string{names.JWTCookie: c.CookieJWT, names.TokenCookie: c.Token}[theirs.Name]
-			if known && theirs.Value != "" && strings.Trim(theirs.Value, " \t") != strings.Trim(ours, "\" \t") {
+			// What is around ours, Verify and the token's alphabet refuse.
+			if known && theirs.Value != "" && strings.Trim(theirs.Value, aroundValues) != strings.Trim(ours, aroundValues) {
 				t.Fatalf("net/http reads another value of %q", theirs.Name)
 			}
 		}
 	})
 }
+
+const aroundValues = "\" \t\r\n"
 
 // valuesOf are the different values that are not empty of the cookies of a name.
 func valuesOf(header, name string) map[string]bool {
