@@ -35,6 +35,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"golang.org/x/time/rate"
 
+	"authz-sidecar/internal/httpserve"
 	"authz-sidecar/internal/revocation"
 	"authz-sidecar/internal/session"
 )
@@ -129,24 +130,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	server.Protocols.SetHTTP1(true)
 
-	done := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(done)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		if server.Shutdown(grace) != nil {
-			server.Close()
-		}
-	})
-	err := server.Serve(l)
-	if stop() {
-		return fmt.Errorf("admin listener %s: %w", l.Addr(), err)
+	if err := httpserve.Until(ctx, server, l); err != nil {
+		return fmt.Errorf("admin %w", err)
 	}
-	<-done
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return fmt.Errorf("admin listener %s: %w", l.Addr(), err)
+	return nil
 }
 
 // refusal is why an order is not carried out.

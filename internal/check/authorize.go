@@ -302,7 +302,8 @@ func (s *Server) graced(req *request, d decision, err error) bool {
 		return false
 	}
 	// A JWT that does not say when its session ends gets none: its EndsAt is long ago.
-	if !d.now.Before(old.EndsAt) || s.standing(old, time.Time{}, d.now) != revocation.Clear || s.revocations.Doubted(revocation.Session{ProjectID: old.ProjectID, ID: old.ID}, d.now) {
+	if !d.now.Before(old.EndsAt) || s.standing(old, time.Time{}, d.now) != revocation.Clear ||
+		s.revocations.Doubted(revocation.Session{ProjectID: old.ProjectID, ID: old.ID}, d.now) {
 		return false
 	}
 	end := old.Expires

@@ -12,7 +12,6 @@ package health
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -26,6 +25,8 @@ import (
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"authz-sidecar/internal/httpserve"
 )
 
 // The gRPC health services that probes name.
@@ -130,24 +131,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true) // gRPC probes speak it with no upgrade before
 
-	done := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(done)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		if server.Shutdown(grace) != nil {
-			server.Close()
-		}
-	})
-	err := server.Serve(l)
-	if stop() {
-		return fmt.Errorf("health listener %s: %w", l.Addr(), err)
+	if err := httpserve.Until(ctx, server, l); err != nil {
+		return fmt.Errorf("health %w", err)
 	}
-	<-done
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return fmt.Errorf("health listener %s: %w", l.Addr(), err)
+	return nil
 }
 
 // page tells a person, or a probe that speaks HTTP, the status of a service.

@@ -61,8 +61,8 @@ type Config struct {
 	// permission counts twice, since it is kept for its own JWT too. Default 0: none, and Ahead does nothing.
 	KeptExchanges int
 	// OnEnded hears of a session that the API did not find: for certain one that was asked about by its JWT, or by a token of which
-	// an exchange is kept; not for certain one whose JWT was beside a token that the API did not find. It is told before anybody who waits gets the error, in the
-	// call's goroutine or the waiter's, under no lock, and must be quick. The session is shared: read only. Default: nobody hears.
+	// an exchange is kept; not for certain one whose JWT was beside a token that the API did not find. It is told before anybody
+	// who waits gets the error, in the call's goroutine or the waiter's, under no lock, and must be quick. The session is shared: read only. Default: nobody hears.
 	OnEnded func(s *session.Session, certain bool)
 	// Logger gets alerts and changes of state. Default: discard.
 	Logger *slog.Logger
