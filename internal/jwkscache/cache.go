@@ -103,8 +103,9 @@ type Cache struct {
 // snapshot is what one good fetch brought. It never changes.
 type snapshot struct {
 	keySet
-	round   uint64    // the number of the fetch
-	started time.Time // when it began, with the monotonic reading that its age is measured by
+	round      uint64    // the number of the fetch
+	started    time.Time // when it began, with the monotonic reading that its age is measured by
+	generation uint64    // that of the snapshot before if the keys are the same, else the next; from 1
 }
 
 // New makes an empty Cache; Run fills it.
@@ -178,12 +179,9 @@ func checkURL(raw string) error {
 // For a known id it never waits, and ctx does not matter. For an unknown one it waits at most UnknownKeyWait, until ctx
 // is done or until Run has ended.
 func (c *Cache) Key(ctx context.Context, kid string) (*rsa.PublicKey, error) {
-	current := c.current.Load()
-	if current == nil {
-		return nil, errNotLoaded
-	}
-	if time.Since(current.started) > c.config.MaxStale {
-		return nil, c.errStale
+	current, err := c.usable()
+	if err != nil {
+		return nil, err
 	}
 	if key := current.keys[kid]; key != nil {
 		return key, nil
@@ -191,6 +189,32 @@ func (c *Cache) Key(ctx context.Context, kid string) (*rsa.PublicKey, error) {
 	key, err := c.unknownKey(ctx, kid)
 	c.metrics.countUnknown(key, err)
 	return key, err
+}
+
+// Generation counts the changes of the usable keys, so that who remembers what a key proved can tell whether that key still
+// counts: it is another number whenever a key has come, gone or been replaced under its id, and never an earlier one again. It is 0
+// while no key may be used, that is while Key knows none. Keys that are good again after they were too old have the number that
+// they had: they are the same.
+//
+// Whoever reads it and then gets a key from Key without waiting has a key of that generation or of a later one.
+func (c *Cache) Generation() uint64 {
+	current, err := c.usable()
+	if err != nil {
+		return 0
+	}
+	return current.generation
+}
+
+// usable is the snapshot whose keys may be used, or why there is none.
+func (c *Cache) usable() (*snapshot, error) {
+	current := c.current.Load()
+	switch {
+	case current == nil:
+		return nil, errNotLoaded
+	case time.Since(current.started) > c.config.MaxStale:
+		return nil, c.errStale
+	}
+	return current, nil
 }
 
 // Ready says whether a usable key set has ever been loaded.

@@ -204,14 +204,14 @@ func (l *log) text() string {
 type fixture struct {
 	*jwkscache.Cache
 	*endpoint
-	t        *testing.T
+	t        testing.TB
 	log      *log
 	registry *prometheus.Registry
 	stop     context.CancelFunc // ends Run and waits for it
 }
 
 // start runs a cache until the test ends, and waits for its first fetch if it is in a bubble.
-func start(t *testing.T, first http.HandlerFunc, config jwkscache.Config) *fixture {
+func start(t testing.TB, first http.HandlerFunc, config jwkscache.Config) *fixture {
 	t.Helper()
 	f := &fixture{endpoint: &endpoint{answer: first}, t: t, log: &log{}, registry: prometheus.NewRegistry()}
 	if config.URL == "" {
@@ -262,7 +262,7 @@ const (
 	unavailable verdict = "unavailable"
 )
 
-func judge(t *testing.T, key *rsa.PublicKey, err error) verdict {
+func judge(t testing.TB, key *rsa.PublicKey, err error) verdict {
 	t.Helper()
 	switch {
 	case err != nil && key != nil:

@@ -72,10 +72,20 @@ func (c *Cache) round(ctx context.Context, out *outage) {
 		c.endRound(nil, err, jitter(min(retryFirst<<min(out.failures-1, 8), retryMost)))
 		return
 	}
-	after := &snapshot{keySet: answer.keySet, round: number, started: started}
+	after := &snapshot{answer.keySet, number, started, nextGeneration(before, answer.keys)}
 	c.announceSuccess(before, after, out)
 	*out = outage{}
 	c.endRound(after, nil, jitter(min(answer.fresh, c.config.MaxStale/2)))
+}
+
+func nextGeneration(before *snapshot, keys map[string]*rsa.PublicKey) uint64 {
+	switch {
+	case before == nil:
+		return 1
+	case maps.EqualFunc(before.keys, keys, func(a, b *rsa.PublicKey) bool { return a.Equal(b) }):
+		return before.generation
+	}
+	return before.generation + 1
 }
 
 func (c *Cache) beginRound() (number uint64, started time.Time) {

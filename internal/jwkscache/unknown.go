@@ -49,7 +49,7 @@ func (u *unknownKeys) ask(kid string, now time.Time, round uint64) question {
 	if u.asked == nil {
 		u.asked = make(map[string]question)
 	}
-	kid = strings.Clone(kid) // it may be a piece of a whole token
+	kid = strings.Clone(kid) // it may be a piece of a whole token, or of what is reused
 	q := question{now, round}
 	u.asked[kid] = q
 	u.line = append(u.line, kid)
