@@ -318,3 +318,6 @@ func (s *realKeySet) Key(ctx context.Context, kid string) (*rsa.PublicKey, error
 	}
 	return s.cache.Key(ctx, kid)
 }
+
+// Generation is 0: nothing that was proved is to be remembered.
+func (*realKeySet) Generation() uint64 { return 0 }

@@ -227,6 +227,8 @@ type noKeys struct{}
 
 func (noKeys) Key(context.Context, string) (*rsa.PublicKey, error) { return nil, errors.New("stale") }
 
+func (noKeys) Generation() uint64 { return 0 }
+
 // TestAMadeUpKeyBringsAboutNoOutage has a stranger's JWT under an unknown key take all the time that the session API could have had.
 func TestAMadeUpKeyBringsAboutNoOutage(t *testing.T) {
 	h := newHouseOf(t, session.Consumer, withRules(t,

@@ -50,33 +50,27 @@ func Parse(compact string) (*Token, error) {
 	if first == 0 || last == len(compact)-1 {
 		return nil, errors.New("an empty part")
 	}
-	header, err := decode(compact[:first])
-	if err != nil {
-		return nil, err
+	// Package base64 skips line breaks, even when strict.
+	if strings.IndexByte(compact, '\n') >= 0 || strings.IndexByte(compact, '\r') >= 0 {
+		return nil, errSpelling
 	}
-	payload, err := decode(compact[first+1 : last])
-	if err != nil {
-		return nil, err
+	b := make([]byte, 0, len(compact)*3/4) // what the parts decode to, one behind the other
+	var ends [3]int
+	for i, part := range [...]string{compact[:first], compact[first+1 : last], compact[last+1:]} {
+		var err error
+		if b, err = spelling.AppendDecode(b, []byte(part)); err != nil {
+			return nil, errSpelling
+		}
+		ends[i] = len(b)
 	}
-	signature, err := decode(compact[last+1:])
-	if err != nil {
-		return nil, err
-	}
-	return &Token{Header: string(header), Payload: string(payload), Signature: signature, signed: compact[:last]}, nil
+	text := string(b[:ends[1]])
+	return &Token{Header: text[:ends[0]], Payload: text[ends[0]:], Signature: b[ends[1]:], signed: compact[:last]}, nil
 }
 
-// decode reads one part. Of all the spellings of the same bytes it accepts one: no padding, zero trailing bits, and no
-// line breaks, which package base64 skips even when strict.
-func decode(part string) ([]byte, error) {
-	if strings.ContainsAny(part, "\r\n") {
-		return nil, errors.New("not canonical base64url")
-	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(part)
-	if err != nil {
-		return nil, errors.New("not canonical base64url")
-	}
-	return b, nil
-}
+// spelling accepts one of all the spellings of the same bytes: no padding, and zero trailing bits.
+var spelling = base64.RawURLEncoding.Strict()
+
+var errSpelling = errors.New("not canonical base64url")
 
 // Verify returns nil if the signature is the key's.
 func (t *Token) Verify(key *rsa.PublicKey) error {

@@ -32,12 +32,12 @@ type witness struct {
 	tell *assume
 }
 
-func (w witness) Verify(ctx context.Context, jwt string, now time.Time) (*session.Session, error) {
-	s, err := w.Verifier.Verify(ctx, jwt, now)
-	if s != nil {
-		w.tell.proved = jwt
+func (w witness) VerifyInto(ctx context.Context, into *session.Session, jwt string, now time.Time) (proved bool, err error) {
+	proved, err = w.Verifier.VerifyInto(ctx, into, jwt, now)
+	if proved {
+		w.tell.proved = strings.Clone(jwt)
 	}
-	return s, err
+	return proved, err
 }
 
 // jwtLifetime is that of the vendor's JWTs.

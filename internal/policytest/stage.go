@@ -158,7 +158,7 @@ func newActor(p config.Project, scene Scene) (*actor, error) {
 	if scene.Keys != nil {
 		keys.more = scene.Keys(p)
 	}
-	p.Verifier.Keys = keys
+	p.Verifier.Keys, p.Verifier.CacheBytes = keys, 0 // a stage stands for one request: nothing is worth remembering
 	verifier, err := session.NewVerifier(p.Verifier)
 	if err != nil {
 		return nil, err
@@ -287,6 +287,9 @@ func (k *keySet) Key(ctx context.Context, kid string) (*rsa.PublicKey, error) {
 	}
 	return k.more.Key(ctx, kid)
 }
+
+// Generation is 0: nothing that was proved is to be remembered.
+func (*keySet) Generation() uint64 { return 0 }
 
 // ownRoles are the vendor's, which every policy has; they grant nothing unless it says so.
 var ownRoles = []string{"stytch_user", "stytch_member", "stytch_admin"}

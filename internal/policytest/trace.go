@@ -45,14 +45,18 @@ func (t *trace) add(label, format string, args ...any) {
 func (o *Outcome) Trace() string {
 	t := new(trace)
 	o.upToCredential(t)
+	var keys []string
 	for _, jwt := range slices.Compact([]string{o.Credential.HeaderJWT, o.Credential.CookieJWT}) {
 		if header, claims, ok := decode(jwt); ok {
 			t.add("header", "%s", header)
 			t.add("claims", "%s", claims)
+			var h struct{ Kid string }
+			_ = json.Unmarshal([]byte(header), &h) // where it was accepted it has one
+			keys = append(keys, h.Kid)
 		}
 	}
 	if o.Presented != nil {
-		t.add("key", "%s", o.Presented.KeyID)
+		t.add("key", "%s", strings.Join(slices.Compact(keys), ", "))
 	} else if t.label == "claims" {
 		t.add("key", "none: what it says was not accepted")
 	}

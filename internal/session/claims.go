@@ -27,25 +27,36 @@ const (
 	maxFactorLength = 64
 )
 
+// maxUsualMembers is how many members an object may have before their list is allocated; the vendor's have ten at most.
+const maxUsualMembers = 16
+
+// The names whose meaning the verifier knows, of each object.
+var (
+	headerNames       = [...]string{"crit", "b64", "zip", "cty", "jku", "jwk", "x5u", "x5c", "alg", "kid", "typ"}
+	organizationNames = [...]string{"organization_id", "slug"}
+	sessionNames      = [...]string{"id", "expires_at", "roles", "authentication_factors"}
+	factorNames       = [...]string{"type", "delivery_method", "last_authenticated_at"}
+)
+
 // readHeader returns the kid of a JOSE header (RFC 7515, section 4) that is the vendor's. What would change how the token
 // is to be read, or bring a key along, is refused whatever it says.
 func readHeader(text string) (kid string, err error) {
 	if len(text) > maxHeaderLength {
 		return "", errors.New("longer than 1024 bytes")
 	}
-	refused := [...]string{"crit", "b64", "zip", "cty", "jku", "jwk", "x5u", "x5c"}
-	o, err := readObject(text, append(refused[:], "alg", "kid", "typ")...)
+	var members [maxUsualMembers]member
+	o, err := readObject(members[:0], text, headerNames[:])
 	if err != nil {
 		return "", err
 	}
-	for _, name := range refused {
-		if o.get(name) != "" {
-			return "", fmt.Errorf("%s is not accepted", name)
-		}
-	}
-	for _, name := range [...]string{"x5t", "x5t#S256"} { // tolerated if they are what the RFC says
-		if _, ok := o.get(name).string(); o.get(name) != "" && !ok {
-			return "", fmt.Errorf("%s is not a string", name)
+	for _, m := range o {
+		switch m.name {
+		case "crit", "b64", "zip", "cty", "jku", "jwk", "x5u", "x5c":
+			return "", fmt.Errorf("%s is not accepted", m.name)
+		case "x5t", "x5t#S256": // tolerated if they are what the RFC says
+			if _, ok := m.value.string(); !ok {
+				return "", fmt.Errorf("%s is not a string", m.name)
+			}
 		}
 	}
 	if alg, _ := o.get("alg").string(); alg != "RS256" {
@@ -69,32 +80,33 @@ type claims struct {
 
 // readClaims reads a payload whose signature is good. What it does not know is a custom claim and tolerated. Not checked
 // here: whether now is within its times.
-func (v *Verifier) readClaims(payload string) (*claims, error) {
-	o, err := readObject(payload, reserved[:]...)
+func (v *Verifier) readClaims(c *claims, payload string) error {
+	var members [maxUsualMembers]member
+	o, err := readObject(members[:0], payload, reserved[:])
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if iss, _ := o.get("iss").string(); !slices.Contains(v.config.Issuers, iss) {
-		return nil, errors.New("iss is not an issuer of the project")
+		return errors.New("iss is not an issuer of the project")
 	}
 	if !isAudience(o.get("aud"), v.config.ProjectID) {
-		return nil, errors.New("aud is not the project")
+		return errors.New("aud is not the project")
 	}
 	if _, ok := o.get("jti").string(); o.get("jti") != "" && !ok {
-		return nil, errors.New("jti is not a string")
+		return errors.New("jti is not a string")
 	}
-	c := &claims{session: Session{ProjectID: v.config.ProjectID, Product: v.config.Product}}
+	c.session.Product = v.config.Product
 	if err := c.readTimes(o, v.config.MaxLifetime); err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.readSubject(o); err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.readSession(o.get(sessionClaim)); err != nil {
-		return nil, fmt.Errorf("session: %w", err)
+		return fmt.Errorf("session: %w", err)
 	}
 	c.session.Claims = customClaims(o)
-	return c, nil
+	return nil
 }
 
 // isAudience reports whether aud is the project, alone or among other strings.
@@ -102,8 +114,12 @@ func isAudience(aud value, project string) bool {
 	if one, ok := aud.string(); ok {
 		return one == project
 	}
-	several, ok := aud.strings()
-	return ok && slices.Contains(several, project)
+	found, all := false, true
+	isArray := aud.each(func(item value) {
+		one, ok := item.string()
+		found, all = found || ok && one == project, all && ok
+	})
+	return isArray && all && found
 }
 
 func (c *claims) readTimes(o object, maxLifetime time.Duration) error {
@@ -149,7 +165,8 @@ func (c *claims) readSubject(o object) error {
 		}
 		return nil
 	}
-	organization, err := readObject(string(text), "organization_id", "slug")
+	var members [maxUsualMembers]member
+	organization, err := text.object(members[:0], organizationNames[:])
 	if err != nil {
 		return fmt.Errorf("organization: %w", err)
 	}
@@ -167,7 +184,8 @@ func (c *claims) readSubject(o object) error {
 
 func (c *claims) readSession(text value) error {
 	s := &c.session
-	o, err := readObject(string(text), "id", "expires_at", "roles", "authentication_factors")
+	var members [maxUsualMembers]member
+	o, err := text.object(members[:0], sessionNames[:])
 	if err != nil {
 		return err
 	}
@@ -210,7 +228,8 @@ func readFactors(text value) (factors []Factor, err error) {
 
 // readFactor takes null for absent where absent is fine: what a factor does not say only makes it count for less.
 func readFactor(text value) (f Factor, err error) {
-	o, err := readObject(string(text), "type", "delivery_method", "last_authenticated_at")
+	var members [maxUsualMembers]member
+	o, err := text.object(members[:0], factorNames[:])
 	if err != nil {
 		return f, err
 	}

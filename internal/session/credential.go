@@ -61,18 +61,32 @@ type Names struct {
 	TokenHeader string
 }
 
+// Why Extract says no. None quotes anything.
+var (
+	errTwoAuthorizations = fmt.Errorf("%w: two authorization headers", ErrAmbiguous)
+	errTwoTokens         = fmt.Errorf("%w: two token headers", ErrAmbiguous)
+	errTokensDiffer      = fmt.Errorf("%w: token header and token cookie differ", ErrAmbiguous)
+	errJWTCookies        = fmt.Errorf("%w: two JWT cookies with different values", ErrAmbiguous)
+	errTokenCookies      = fmt.Errorf("%w: two token cookies with different values", ErrAmbiguous)
+	errHiddenCookie      = fmt.Errorf("%w: a cookie that some servers read as that of the session", ErrAmbiguous)
+	errTooManyCookies    = fmt.Errorf("%w: more than %d cookies", ErrMalformed, maxCookies)
+	errToken             = fmt.Errorf("%w: session token", ErrMalformed)
+	errAuthorization     = fmt.Errorf("%w: authorization header", ErrMalformed)
+)
+
 // Extract finds the credential in the values of the authorization header, the cookie header and the token header, each
 // empty if absent and as Envoy hands it on: duplicate headers joined with commas. A JWT is not looked into; that is
-// Verify's. The error is ErrAmbiguous or else ErrMalformed, wrapped with what was wrong with which part.
+// Verify's. What it returns are pieces of these values. The error is ErrAmbiguous or else ErrMalformed, wrapped with what was
+// wrong with which part.
 func (n Names) Extract(authorization, cookie, tokenHeader string) (Credential, error) {
-	if strings.Contains(authorization, ",") {
-		return Credential{}, fmt.Errorf("%w: two authorization headers", ErrAmbiguous)
+	if strings.IndexByte(authorization, ',') >= 0 {
+		return Credential{}, errTwoAuthorizations
 	}
 	if n.TokenHeader == "" {
 		tokenHeader = ""
 	}
-	if strings.Contains(tokenHeader, ",") {
-		return Credential{}, fmt.Errorf("%w: two token headers", ErrAmbiguous)
+	if strings.IndexByte(tokenHeader, ',') >= 0 {
+		return Credential{}, errTwoTokens
 	}
 	jwt, token, err := n.cookies(cookie)
 	if err != nil {
@@ -82,10 +96,10 @@ func (n Names) Extract(authorization, cookie, tokenHeader string) (Credential, e
 	if token == "" {
 		c.Token, c.TokenFrom = tokenHeader, FromHeader
 	} else if tokenHeader != "" && tokenHeader != token {
-		return Credential{}, fmt.Errorf("%w: token header and token cookie differ", ErrAmbiguous)
+		return Credential{}, errTokensDiffer
 	}
 	if c.Token != "" && !isToken(c.Token) {
-		return Credential{}, fmt.Errorf("%w: session token", ErrMalformed)
+		return Credential{}, errToken
 	}
 	if c.HeaderJWT, err = bearer(authorization); err != nil {
 		return Credential{}, err
@@ -97,42 +111,49 @@ func (n Names) Extract(authorization, cookie, tokenHeader string) (Credential, e
 // behind. Values are taken as they are, white space around them included: nothing that we look for is ever quoted or
 // percent-encoded. A comma separates too, because Envoy joins two Cookie headers with one.
 func (n Names) cookies(header string) (jwt, token string, err error) {
+	semicolon := -1 // where the next one is in header, or its end; negative: not looked for yet
 	for count := 0; header != ""; count++ {
 		if count >= maxCookies {
-			return "", "", fmt.Errorf("%w: more than %d cookies", ErrMalformed, maxCookies)
+			return "", "", errTooManyCookies
 		}
-		pair := header
-		if i := strings.IndexAny(header, ";,"); i >= 0 {
-			pair, header = header[:i], header[i+1:]
-		} else {
-			header = ""
+		if semicolon < 0 {
+			if semicolon = strings.IndexByte(header, ';'); semicolon < 0 {
+				semicolon = len(header)
+			}
 		}
+		end := strings.IndexByte(header[:semicolon], ',')
+		if end < 0 {
+			end = semicolon
+		}
+		pair := header[:end]
+		header = header[min(end+1, len(header)):]
+		semicolon -= end + 1
 		name, value, _ := strings.Cut(pair, "=")
-		name = strings.Trim(name, " \t") // as most servers read it
-		if strings.Trim(value, " \t") == "" {
+		name = trim(name) // as most servers read it
+		if trim(value) == "" {
 			continue
 		}
 		if name == "" || name != n.JWTCookie && name != n.TokenCookie {
 			hides, words := n.hidesOurs(name, pair)
 			if count += words + strings.Count(value, "="); count >= maxCookies {
-				return "", "", fmt.Errorf("%w: more than %d cookies", ErrMalformed, maxCookies)
+				return "", "", errTooManyCookies
 			}
 			if hides || n.readsAsOurs(name) {
-				return "", "", fmt.Errorf("%w: a cookie that some servers read as that of the session", ErrAmbiguous)
+				return "", "", errHiddenCookie
 			}
 			continue
 		}
-		for _, known := range [...]struct {
-			name  string
-			value *string
-		}{{n.JWTCookie, &jwt}, {n.TokenCookie, &token}} {
-			if name != known.name {
-				continue
+		if name == n.JWTCookie {
+			if jwt != "" && jwt != value {
+				return "", "", errJWTCookies
 			}
-			if *known.value != "" && *known.value != value {
-				return "", "", fmt.Errorf("%w: cookie %q twice with different values", ErrAmbiguous, name)
+			jwt = value
+		}
+		if name == n.TokenCookie {
+			if token != "" && token != value {
+				return "", "", errTokenCookies
 			}
-			*known.value = value
+			token = value
 		}
 	}
 	return jwt, token, nil
@@ -151,6 +172,9 @@ func (n Names) readsAsOurs(name string) bool {
 // Python's SimpleCookie begins anew at white space, and Werkzeug before 2.2.3 where there is no name (CVE-2023-23934).
 func (n Names) hidesOurs(name, pair string) (hides bool, words int) {
 	first := name != ""
+	if first && areGraphic(trim(pair)) { // as almost all are
+		return false, 0
+	}
 	for word := range strings.FieldsFuncSeq(pair, isWhite) {
 		if first {
 			first = false
@@ -166,15 +190,27 @@ func (n Names) hidesOurs(name, pair string) (hides bool, words int) {
 
 func isWhite(r rune) bool { return r <= ' ' }
 
-// isCareless says of a byte whether servers differ about it in a cookie's name. Envoy makes "!" of what is not UTF-8.
-func isCareless(r rune) bool {
-	return r <= ' ' || r >= 0x7f || r == '!' || r == '%' || r == '.' || r == '[' || r == '+' || r == '"'
+// careless says of a byte whether servers differ about it in a cookie's name. Envoy makes "!" of what is not UTF-8.
+var careless = func() (set [256]bool) {
+	for b := range set {
+		set[b] = b <= ' ' || b >= 0x7f || strings.IndexByte(`!%.[+"`, byte(b)) >= 0
+	}
+	return set
+}()
+
+func isCareless(name string) bool {
+	for i := range len(name) {
+		if careless[name[i]] {
+			return true
+		}
+	}
+	return false
 }
 
 // lenientName is a name as the most careless of servers read it: percent-decoded, without quotes, white space and bytes beyond ASCII
 // around it, and in PHP, with "_" for what it puts that for, up to a NUL or an index in brackets.
 func lenientName(name string) string {
-	if !strings.ContainsFunc(name, isCareless) { // as almost all names
+	if !isCareless(name) { // as almost no name is
 		return name
 	}
 	if decoded, err := url.PathUnescape(name); err == nil {
@@ -194,21 +230,43 @@ var underscores = strings.NewReplacer(".", "_", " ", "_", "[", "_")
 // bearer returns the token of an authorization header (RFC 6750, section 2.1), or nothing if the scheme is another one,
 // which is not ours to judge. One space ends the scheme; another would be a second spelling of the credential.
 func bearer(authorization string) (string, error) {
-	if !isText(authorization) {
-		return "", fmt.Errorf("%w: authorization header", ErrMalformed)
+	const prefix = "Bearer "
+	if n := len(prefix); len(authorization) > n && strings.EqualFold(authorization[:n], prefix) && areGraphic(authorization[n:]) {
+		return authorization[n:], nil
 	}
-	trimmed := strings.Trim(authorization, " \t")
-	scheme, token := trimmed, ""
-	if i := strings.IndexAny(trimmed, " \t"); i >= 0 {
-		scheme, token = trimmed[:i], strings.TrimPrefix(trimmed[i:], " ")
+	scheme := trim(authorization)
+	if i := strings.IndexAny(scheme, " \t"); i >= 0 {
+		scheme = scheme[:i]
 	}
-	if !strings.EqualFold(scheme, "bearer") {
-		return "", nil
+	if strings.EqualFold(scheme, "bearer") || !isText(authorization) {
+		return "", errAuthorization
 	}
-	if trimmed != authorization || token == "" || !isGraphic(token) {
-		return "", fmt.Errorf("%w: authorization header", ErrMalformed)
+	return "", nil
+}
+
+// trim takes blanks off both ends. It is strings.Trim of " \t", which takes longer.
+func trim(s string) string {
+	for s != "" && (s[0] == ' ' || s[0] == '\t') {
+		s = s[1:]
 	}
-	return token, nil
+	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+// areGraphic is isGraphic of a long text, of which it looks at eight bytes at once: as long as all before were graphic, the
+// difference has its highest bit for a byte below "!", the sum for one that is 0x7f.
+func areGraphic(s string) bool {
+	const each = 0x0101010101010101
+	for ; len(s) >= 8; s = s[8:] {
+		b := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		if (b|(b-'!'*each)|(b+each))&(0x80*each) != 0 {
+			return false
+		}
+	}
+	return isGraphic(s)
 }
 
 // isText reports whether s is visible ASCII and white space. Of anything else two readers make two things, and Envoy a "!".

@@ -27,6 +27,12 @@ func TestExtract(t *testing.T) {
 	fromCookie := session.Credential{CookieJWT: "a.b.c"}
 	opaque := session.Credential{Token: tokenA, TokenFrom: session.FromCookie}
 	none := session.Credential{}
+	long, graphic := strings.Repeat("!~a", 7), ""
+	for b := '!'; b <= '~'; b++ {
+		if b != ',' {
+			graphic += string(b)
+		}
+	}
 	for _, test := range []struct {
 		name                         string
 		authorization, cookie, token string
@@ -53,6 +59,11 @@ func TestExtract(t *testing.T) {
 		{name: "95 a tab for a space", authorization: "Bearer\ta.b.c", err: malformed},
 		{name: "95 a line break", authorization: "Bearer a.b.c\n", err: malformed},
 		{name: "96 bytes beyond ASCII", authorization: "Bearer a.b.\xff", err: malformed},
+		{name: "96 a byte beyond ASCII deep in a long token", authorization: "Bearer " + long + "\x80" + long, err: malformed},
+		{name: "96 DEL", authorization: "Bearer " + long + "\x7f" + long, err: malformed},
+		{name: "95 a space", authorization: "Bearer " + long + " " + long, err: malformed},
+		{name: "95 NUL", authorization: "Bearer " + long + "\x00" + long, err: malformed},
+		{name: "94 all that is graphic", authorization: "Bearer " + graphic, want: session.Credential{HeaderJWT: graphic}},
 
 		{name: "the JWT cookie", cookie: "stytch_session_jwt=a.b.c", want: fromCookie},
 		{name: "the JWT cookie among others", cookie: "x=1; stytch_session_jwt=a.b.c; y=2", want: fromCookie},
@@ -174,10 +185,50 @@ func TestExtractErrorsDoNotQuote(t *testing.T) {
 	}
 }
 
+// extracted are requests as they come often, and floods that Extract refuses.
+func extracted() map[string][3]string {
+	jwt := "eyJhbGciOiJSUzI1NiJ9." + strings.Repeat("abcdEFGH01-_", 75) + "." + strings.Repeat("x", 342)
+	cookies := "_ga=GA1.1.1234567890.1700000000; _gid=GA1.2.987654321.1700000001; _gcl_au=1.1.123456789.1700000000; theme=dark; " +
+		"locale=en-US; csrf_token=d41d8cd98f00b204e9800998ecf8427e; amplitude_id_6af2=" + strings.Repeat("eyJk", 26) + "=; " +
+		"intercom-session-abc=bXV0ZWQgbG9uZyBiYXNlNjQgdmFsdWU; OptanonAlertBoxClosed=2026-01-01T00:00:00.000Z; " +
+		"hjSessionUser_12345=eyJpZCI6IjEyMzQ1Njc4In0=; stytch_session_jwt=" + jwt + "; last_visit=1700000000"
+	return map[string][3]string{
+		"nothing":                 {},
+		"a header":                {"Bearer " + jwt},
+		"12 cookies":              {"", cookies},
+		"everything":              {"Bearer " + jwt, cookies, tokenA},
+		"a cookie with words":     {"", "x=a b=c; " + cookies},
+		"a full cookie header":    {"", strings.Repeat("visitor="+strings.Repeat("x", 118)+";", 1023) + "stytch_session_jwt=a.b.c"},
+		"many commas":             {"", strings.Repeat("a=b,", 1023) + "x=" + strings.Repeat("y", 58_000)},
+		"another scheme":          {"Basic eDp5"},
+		"two authorizations":      {"Bearer a.b.c,Bearer a.b.c"},
+		"a bad authorization":     {"Bearer  a.b.c"},
+		"two JWT cookies":         {"", "stytch_session_jwt=a; stytch_session_jwt=b"},
+		"two token cookies":       {"", "stytch_session=a; stytch_session=b"},
+		"a hidden cookie":         {"", "Stytch_session_jwt=a"},
+		"too many cookies":        {"", strings.Repeat(";", 2000)},
+		"two tokens":              {"", "", tokenA + "," + tokenA},
+		"a bad token":             {"", "", "x"},
+		"token header and cookie": {"", "stytch_session=" + tokenA, tokenB},
+	}
+}
+
 func TestExtractAllocatesNothing(t *testing.T) {
-	cookie := strings.Repeat("visitor="+strings.Repeat("x", 118)+";", 1023) + "stytch_session_jwt=a.b.c"
-	if n := testing.AllocsPerRun(10, func() { _, _ = names.Extract("Bearer a.b.c", cookie, tokenA) }); n != 0 {
-		t.Errorf("%v allocations", n)
+	for name, r := range extracted() {
+		if n := testing.AllocsPerRun(10, func() { _, _ = names.Extract(r[0], r[1], r[2]) }); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+func BenchmarkExtract(b *testing.B) {
+	for name, r := range extracted() {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = names.Extract(r[0], r[1], r[2])
+			}
+		})
 	}
 }
 

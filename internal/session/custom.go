@@ -19,7 +19,9 @@ var reserved = [...]string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", sess
 //
 // They are kept as JSON text and decoded when asked for, since most requests ask for none. The vendor allows 4 KB of them;
 // what bounds them here is the length of the JWT.
-type Claims struct{ members object }
+type Claims struct {
+	packed string // of each claim name and value, as texts
+}
 
 // ParseClaims reads a JSON object as the claims of a JWT are read, for those who have claims without a JWT. Its error names a
 // reserved claim, and quotes nothing of the text.
@@ -27,7 +29,7 @@ func ParseClaims(text string) (Claims, error) {
 	if len(text) > jws.MaxLength {
 		return Claims{}, errors.New("custom claims: longer than 8192 bytes")
 	}
-	o, err := readObject(text)
+	o, err := readObject(nil, text, nil)
 	if err != nil {
 		return Claims{}, fmt.Errorf("custom claims: %w", err)
 	}
@@ -47,28 +49,52 @@ func IsCustomClaim(name string) bool {
 	return name != "" && !slices.ContainsFunc(reserved[:], func(r string) bool { return strings.EqualFold(r, folded) })
 }
 
-// customClaims takes the members of a payload over and leaves the custom claims.
+// customClaims are the members of a payload that are custom claims.
 func customClaims(o object) Claims {
-	o = slices.DeleteFunc(o, func(m member) bool { return slices.Contains(reserved[:], m.name) })
-	if len(o) == 0 {
-		return Claims{}
+	var buffer [512]byte // what is longer is rare, and grows it
+	packed := buffer[:0]
+	for _, m := range o {
+		if !slices.Contains(reserved[:], m.name) {
+			packed = appendText(appendText(packed, m.name), string(m.value))
+		}
 	}
-	return Claims{o}
+	return Claims{string(packed)}
+}
+
+// each calls f with the claims in order until it returns false.
+func (c Claims) each(f func(name string, v value) bool) {
+	for u := (unpacker{c.packed}); u.rest != ""; {
+		if name, v := u.text(), value(u.text()); !f(name, v) {
+			return
+		}
+	}
 }
 
 // Names are the names of the claims, in the JWT's order.
 func (c Claims) Names() []string {
-	names := make([]string, len(c.members))
-	for i, m := range c.members {
-		names[i] = m.name
-	}
+	names := []string{}
+	c.each(func(name string, _ value) bool {
+		names = append(names, name)
+		return true
+	})
 	return names
+}
+
+// get returns the value of a claim; empty if there is none.
+func (c Claims) get(name string) (found value) {
+	c.each(func(n string, v value) bool {
+		if n == name {
+			found = v
+		}
+		return n != name
+	})
+	return found
 }
 
 // Get returns a claim as string, bool, int64 (a plain integer that fits), float64, nil, []any or map[string]any. It is decoded
 // anew each time, and the caller's to change.
 func (c Claims) Get(name string) (any, bool) {
-	v := c.members.get(name)
+	v := c.get(name)
 	if v == "" {
 		return nil, false
 	}
@@ -91,7 +117,7 @@ func ClaimText(value any) (string, bool) {
 // JSON returns a claim's own JSON text, without white space between tokens and in printable ASCII: what is beyond it is
 // escaped, so that a header can hold it.
 func (c Claims) JSON(name string) (string, bool) {
-	v := c.members.get(name)
+	v := c.get(name)
 	return v.ascii(), v != ""
 }
 

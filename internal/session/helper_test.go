@@ -50,19 +50,24 @@ var (
 
 // keySet is a KeySet that counts how often it is asked.
 type keySet struct {
-	keys  map[string]*rsa.PublicKey
-	err   error
-	calls atomic.Int64
+	keys       map[string]*rsa.PublicKey
+	err        error
+	calls      atomic.Int64
+	generation atomic.Uint64
 }
 
 func newKeySet() *keySet {
-	return &keySet{keys: map[string]*rsa.PublicKey{kid: &signingKey().PublicKey}}
+	k := &keySet{keys: map[string]*rsa.PublicKey{kid: &signingKey().PublicKey}}
+	k.generation.Store(1)
+	return k
 }
 
 func (k *keySet) Key(_ context.Context, kid string) (*rsa.PublicKey, error) {
 	k.calls.Add(1)
 	return k.keys[kid], k.err
 }
+
+func (k *keySet) Generation() uint64 { return k.generation.Load() }
 
 func consumerConfig() session.Config {
 	return session.Config{
@@ -80,12 +85,19 @@ func b2bConfig() session.Config {
 	return c
 }
 
+// cached has room for all that a test remembers.
+func cached(c session.Config) session.Config {
+	c.CacheBytes = 1 << 20
+	return c
+}
+
 func newVerifier(t testing.TB, c session.Config) *session.Verifier {
 	t.Helper()
 	v, err := session.NewVerifier(c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(v.Close)
 	return v
 }
 

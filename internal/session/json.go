@@ -12,6 +12,12 @@ import (
 // maxDepth bounds the recursion of the reader; a session claim needs 4 levels.
 const maxDepth = 16
 
+// usualNames are how many members that are open at one time need no memory of their own; the vendor's are fewer.
+const usualNames = 32
+
+// maxPlainDigits is how long a number without an exponent may be that is surely below 1e308, the greatest double.
+const maxPlainDigits = 300
+
 // What the reader says no with. None of them quotes the text.
 var (
 	errJSON      = errors.New("not valid JSON")
@@ -35,42 +41,62 @@ type member struct {
 // value is the valid JSON text of one value; empty if there is none.
 type value string
 
-// readObject reads a text that is one JSON object and nothing else. It refuses what two readers could read differently:
-// at any depth two members of one name, however escaped, invalid UTF-8, lone surrogates and numbers that overflow; and
-// a name of this object that differs from one of the known names by case only. Its work is near linear in the text, whose
-// length its callers bound.
-func readObject(text string, known ...string) (object, error) {
+// readObject reads a text that is one JSON object and nothing else, and appends its members to o. It refuses what two readers
+// could read differently: at any depth two members of one name, however escaped, invalid UTF-8, lone surrogates and numbers
+// that overflow; and a name of this object that differs from one of the known names by case only. Its work is near linear in
+// the text, whose length its callers bound.
+func readObject(o object, text string, known []string) (object, error) {
 	if !utf8.ValidString(text) {
 		return nil, errUTF8
 	}
-	r := reader{text: text, names: make([]string, 0, 32)}
+	r := reader{text: text}
 	r.space()
 	if r.peek() != '{' {
 		return nil, errNotObject
 	}
-	o := make(object, 0, 16)
-	err := r.object(1, func(name string, v value) { o = append(o, member{name, v}) })
-	if err != nil {
+	var names [usualNames]string
+	if err := r.object(1, names[:0], func(name string, v value) { o = append(o, member{name, v}) }); err != nil {
 		return nil, err
 	}
 	if r.space(); r.at != len(text) {
 		return nil, errJSON
 	}
-	for _, m := range o {
-		folded := fold(m.name)
+	return o, o.checkNames(known)
+}
+
+// checkNames returns an error if a name differs from a known one, which are ASCII, by case only.
+func (o object) checkNames(known []string) error {
+	for i := range o {
+		name, ascii := o[i].name, isASCII(o[i].name)
+		folded := name
+		if !ascii {
+			folded = fold(name)
+		}
 		for _, k := range known {
-			if m.name != k && strings.EqualFold(folded, k) {
-				return nil, errShadow
+			if len(k) != len(name) && ascii || k == name {
+				continue
+			}
+			if strings.EqualFold(folded, k) {
+				return errShadow
 			}
 		}
 	}
-	return o, nil
+	return nil
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 // fold makes of a name what some readers fold the case of to ASCII letters, beyond what strings.EqualFold does for all (such
 // as ſ and the Kelvin sign): Turkish letters, and those that are two letters in capitals.
 func fold(name string) string {
-	if !strings.ContainsFunc(name, func(c rune) bool { return c >= utf8.RuneSelf }) { // the replacer would copy it
+	if isASCII(name) { // the replacer would copy it
 		return name
 	}
 	return caseFolds.Replace(name)
@@ -86,6 +112,18 @@ func (o object) get(name string) value {
 		}
 	}
 	return ""
+}
+
+// object is as readObject, of a value.
+func (v value) object(o object, known []string) (object, error) {
+	if v == "" || v[0] != '{' {
+		return nil, errNotObject
+	}
+	r := reader{text: string(v), valid: true}
+	if err := r.object(1, nil, func(name string, v value) { o = append(o, member{name, v}) }); err != nil {
+		return nil, err
+	}
+	return o, o.checkNames(known)
 }
 
 // string returns the text of a JSON string.
@@ -106,8 +144,8 @@ func (v value) each(f func(item value)) bool {
 	if v == "" || v[0] != '[' {
 		return false
 	}
-	r := reader{text: string(v)}
-	return r.array(1, f) == nil
+	r := reader{text: string(v), valid: true}
+	return r.array(1, nil, f) == nil
 }
 
 // strings returns the texts of a JSON array of nothing but strings.
@@ -135,8 +173,8 @@ func (v value) seconds() (int64, bool) {
 func (v value) decode() any {
 	switch v[0] {
 	case '{':
-		r, members := reader{text: string(v)}, map[string]any{}
-		_ = r.object(1, func(name string, v value) { members[name] = v.decode() })
+		r, members := reader{text: string(v), valid: true}, map[string]any{}
+		_ = r.object(1, nil, func(name string, v value) { members[name] = v.decode() })
 		return members
 	case '[':
 		items := []any{}
@@ -158,12 +196,12 @@ func (v value) decode() any {
 }
 
 // reader scans a text of valid UTF-8 from left to right. Each method expects its value to begin at the current byte,
-// and leaves the reader behind it.
+// and leaves the reader behind it. The room that some take is for the names of members, which they compare.
 type reader struct {
 	text string
 	at   int
-	// names are those of the members so far of all objects that are open, the innermost last.
-	names []string
+	// valid says that the text is a value, whose members and items need no second check.
+	valid bool
 }
 
 // peek returns the current byte, 0 at the end: no byte that any value may begin with or contain.
@@ -189,12 +227,16 @@ func (r *reader) space() {
 	}
 }
 
-func (r *reader) value(depth int) error {
+func (r *reader) value(depth int, room []string) error {
+	if r.valid {
+		r.skip()
+		return nil
+	}
 	switch b := r.peek(); {
 	case b == '{':
-		return r.object(depth, func(string, value) {})
+		return r.object(depth, room, nil)
 	case b == '[':
-		return r.array(depth, func(value) {})
+		return r.array(depth, room, nil)
 	case b == '"':
 		_, err := r.string()
 		return err
@@ -210,9 +252,38 @@ func (r *reader) value(depth int) error {
 	return errJSON
 }
 
-func (r *reader) object(depth int, each func(name string, v value)) error {
-	outer := len(r.names)
-	err := r.list(depth, '}', func() error {
+// skip passes over a value of a valid text.
+func (r *reader) skip() {
+	rest, n, open := r.text[r.at:], 0, 0
+	for ; n < len(rest); n++ {
+		switch rest[n] {
+		case '"':
+			for n++; rest[n] != '"'; n++ {
+				if rest[n] == '\\' {
+					n++
+				}
+			}
+		case '{', '[':
+			open++
+		case '}', ']':
+			open--
+		}
+		// A value ends where what follows can be no part of it.
+		if open == 0 && (n+1 == len(rest) || endsValue[rest[n+1]]) {
+			r.at += n + 1
+			return
+		}
+	}
+}
+
+// endsValue says which bytes stand behind a value, and in none that is not an object, an array or a string.
+var endsValue = [256]bool{',': true, '}': true, ']': true, ' ': true, '\t': true, '\n': true, '\r': true}
+
+// object calls each, unless it is nil, with the members.
+func (r *reader) object(depth int, room []string, each func(name string, v value)) error {
+	names := room[:0]
+	more, err := r.open(depth, '}')
+	for more {
 		if r.peek() != '"' {
 			return errJSON
 		}
@@ -220,66 +291,89 @@ func (r *reader) object(depth int, each func(name string, v value)) error {
 		if err != nil {
 			return err
 		}
-		r.names = append(r.names, name)
+		if !r.valid {
+			names = append(names, name)
+		}
 		r.space()
 		if !r.take(':') {
 			return errJSON
 		}
 		r.space()
 		start := r.at
-		if err := r.value(depth + 1); err != nil {
+		if err := r.value(depth+1, names[len(names):]); err != nil {
 			return err
 		}
-		each(name, value(r.text[start:r.at]))
-		return nil
-	})
-	if err != nil {
-		return err
+		if each != nil {
+			each(name, value(r.text[start:r.at]))
+		}
+		if more, err = r.next('}'); err != nil {
+			return err
+		}
+	}
+	if hasDuplicate(names) {
+		return errDuplicate
+	}
+	return err
+}
+
+// hasDuplicate reports whether two names are equal. It changes their order.
+func hasDuplicate(names []string) bool {
+	if len(names) <= 16 { // then this is quicker
+		for i, name := range names {
+			if slices.Contains(names[:i], name) {
+				return true
+			}
+		}
+		return false
 	}
 	// Sorted, two equal names are neighbours: n log n for any number of members.
-	names := r.names[outer:]
 	slices.Sort(names)
 	for i := 1; i < len(names); i++ {
 		if names[i] == names[i-1] {
-			return errDuplicate
+			return true
 		}
 	}
-	r.names = r.names[:outer]
-	return nil
+	return false
 }
 
-func (r *reader) array(depth int, each func(value)) error {
-	return r.list(depth, ']', func() error {
+// array calls each, unless it is nil, with the items.
+func (r *reader) array(depth int, room []string, each func(value)) error {
+	more, err := r.open(depth, ']')
+	for more {
 		start := r.at
-		if err := r.value(depth + 1); err != nil {
+		if err := r.value(depth+1, room); err != nil {
 			return err
 		}
-		each(value(r.text[start:r.at]))
-		return nil
-	})
+		if each != nil {
+			each(value(r.text[start:r.at]))
+		}
+		if more, err = r.next(']'); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
-// list reads what objects and arrays share: a bracket, items with commas between, and the closing bracket.
-func (r *reader) list(depth int, end byte, item func() error) error {
+// open reads the opening bracket of an object or array, and the closing one if there are no items.
+func (r *reader) open(depth int, end byte) (items bool, err error) {
 	if depth > maxDepth {
-		return errDepth
+		return false, errDepth
 	}
 	r.at++
+	r.space()
+	return !r.take(end), nil
+}
+
+// next reads what follows an item: a comma if there are more, or the closing bracket.
+func (r *reader) next(end byte) (more bool, err error) {
 	if r.space(); r.take(end) {
-		return nil
+		return false, nil
 	}
-	for {
-		r.space()
-		if err := item(); err != nil {
-			return err
-		}
-		if r.space(); r.take(end) {
-			return nil
-		}
-		if !r.take(',') {
-			return errJSON
-		}
+	if !r.take(',') {
+		return false, errJSON
 	}
+	r.space()
+	return true, nil
 }
 
 func (r *reader) number() error {
@@ -299,8 +393,10 @@ func (r *reader) number() error {
 			return errJSON
 		}
 	}
-	if _, err := strconv.ParseFloat(r.text[start:r.at], 64); err != nil {
-		return errNumber
+	if text := r.text[start:r.at]; len(text) > maxPlainDigits || strings.ContainsAny(text, "eE") {
+		if _, err := strconv.ParseFloat(text, 64); err != nil {
+			return errNumber
+		}
 	}
 	return nil
 }
@@ -316,16 +412,26 @@ func (r *reader) digits() bool {
 
 func isDigit(b byte) bool { return '0' <= b && b <= '9' }
 
+// endsPlain says at which bytes a part of a string ends in which each byte stands for itself.
+var endsPlain = func() (ends [256]bool) {
+	for b := range byte(' ') {
+		ends[b] = true
+	}
+	ends['"'], ends['\\'] = true, true
+	return ends
+}()
+
 // string returns the text of a string: a part of the input if nothing in it is escaped.
 func (r *reader) string() (string, error) {
 	r.at++
 	var unescaped []byte
 	for {
-		start := r.at
-		for r.at < len(r.text) && r.text[r.at] >= ' ' && r.text[r.at] != '"' && r.text[r.at] != '\\' {
-			r.at++
+		rest, n := r.text[r.at:], 0
+		for n < len(rest) && !endsPlain[rest[n]] {
+			n++
 		}
-		plain := r.text[start:r.at]
+		plain := rest[:n]
+		r.at += n
 		switch {
 		case r.take('"'):
 			if unescaped == nil {

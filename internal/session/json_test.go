@@ -95,6 +95,9 @@ func FuzzJSON(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if !session.ReadTwice(text) {
+			t.Fatal("a second reading differs from the first")
+		}
 		if !json.Valid([]byte(text)) {
 			t.Fatal("encoding/json finds what is accepted invalid")
 		}

@@ -5,7 +5,11 @@
 // Verifier.Verify proves a session JWT locally, cheapest check first and each before the next one looks: size, shape and
 // canonical base64url (package jws), the header, the key, the signature over the received bytes, the claims, and time last. So
 // a JWT that is forged costs at most one RSA operation, and ErrExpired is only ever said of an authentic one: it is the
-// one error that is worth a call to the session API. Nothing is remembered from call to call.
+// one error that is worth a call to the session API.
+//
+// A verifier may remember which JWTs it has proved authentic, and what they say, under a keyed digest of the whole JWT. What
+// it remembers saves the RSA operation and nothing else: the key set's generation and all times are checked on every call,
+// and what was refused is never remembered.
 //
 // A Session holds what the JWT says of itself, of the session with its roles and authentication factors, and of whose it
 // is; these are read strictly, so that one of another type, out of bounds or under a name of another case makes the JWT
@@ -17,6 +21,7 @@ package session
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -51,8 +56,6 @@ type Session struct {
 	Factors []Factor
 	// Claims are the custom claims.
 	Claims Claims
-	// KeyID is the kid under which the JWT was signed.
-	KeyID string
 	// IssuedAt and Expires are the JWT's iat and exp.
 	IssuedAt time.Time
 	Expires  time.Time
@@ -68,6 +71,13 @@ type Factor struct {
 	DeliveryMethod string
 	// AuthenticatedAt is when it was last used; zero if the JWT does not say. It may lie in the future.
 	AuthenticatedAt time.Time
+}
+
+// Clone returns a copy that shares nothing with s which VerifyInto would write to.
+func (s *Session) Clone() *Session {
+	c := *s
+	c.Roles, c.Factors = slices.Clone(s.Roles), slices.Clone(s.Factors)
+	return &c
 }
 
 // TooOld reports whether the JWT is at least maxAge old. At a maxAge of 0 every JWT is, one from a clock that is ahead of

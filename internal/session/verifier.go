@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"authz-sidecar/internal/jws"
@@ -34,6 +36,9 @@ type KeySet interface {
 	// Key returns the key of that id. A nil key without an error means that an up-to-date set has no such key; an error
 	// means that this could not be learnt.
 	Key(ctx context.Context, kid string) (*rsa.PublicKey, error)
+	// Generation counts the changes of the keys that may be used; 0 while none may be: none loaded, or too old. It never
+	// waits.
+	Generation() uint64
 }
 
 // Config says which sessions a Verifier accepts.
@@ -52,12 +57,24 @@ type Config struct {
 	IssueLeeway time.Duration
 	// MaxLifetime is the most that exp − iat may be. Default 1h.
 	MaxLifetime time.Duration
+	// CacheBytes bounds the memory that JWTs which were proved authentic are remembered in. 0 remembers none.
+	CacheBytes int
 }
 
 // Verifier proves session JWTs of one project. It is safe for concurrent use.
-type Verifier struct{ config Config }
+type Verifier struct {
+	config Config
+	cache  *cache // nil: nothing is remembered
+	// checkSignature is jws.Token.Verify.
+	checkSignature func(*jws.Token, *rsa.PublicKey) error
+	// header is the last one of an authentic JWT: all those under one key have the same.
+	header atomic.Pointer[header]
+}
 
-// NewVerifier returns a Verifier, or what is wrong with the configuration.
+// header is a JOSE header that was read, and what it says.
+type header struct{ text, kid string }
+
+// NewVerifier returns a Verifier, or what is wrong with the configuration. It is to be closed.
 func NewVerifier(c Config) (*Verifier, error) {
 	switch {
 	case c.ProjectID == "":
@@ -70,54 +87,141 @@ func NewVerifier(c Config) (*Verifier, error) {
 		return nil, errors.New("session verifier: no key set")
 	case c.ExpiryLeeway < 0 || c.IssueLeeway < 0 || c.MaxLifetime < 0:
 		return nil, errors.New("session verifier: negative leeway or lifetime")
+	case c.CacheBytes < 0:
+		return nil, errors.New("session verifier: negative cache size")
 	}
 	c.Issuers = slices.Clone(c.Issuers)
 	if c.MaxLifetime == 0 {
 		c.MaxLifetime = time.Hour
 	}
-	return &Verifier{config: c}, nil
+	v := &Verifier{config: c, checkSignature: (*jws.Token).Verify}
+	if c.CacheBytes > 0 {
+		v.cache = newCache(c.CacheBytes, c.ExpiryLeeway)
+	}
+	return v, nil
 }
 
-// Verify proves a session JWT as of now. The session is nil unless the error is nil or ErrExpired: then it is authentic
-// but old. Not checked here: whether it was revoked, and how old a rule lets it be (Session.TooOld).
+// Close ends what runs for the verifier in the background. A verifier that is closed may still be used.
+func (v *Verifier) Close() {
+	if v.cache != nil {
+		v.cache.close()
+	}
+}
+
+// Verify proves a session JWT as VerifyInto does. The session is nil unless the error is nil or ErrExpired.
 func (v *Verifier) Verify(ctx context.Context, jwt string, now time.Time) (*Session, error) {
+	s := new(Session)
+	if proved, err := v.VerifyInto(ctx, s, jwt, now); !proved {
+		return nil, err
+	} else {
+		return s, err
+	}
+}
+
+// VerifyInto proves a session JWT as of now. It reports whether it did: then into is what the JWT says, and the error is nil,
+// or ErrExpired if the JWT is authentic but old. Else into is zero. Not checked here: whether it was revoked, and how old a
+// rule lets it be (Session.TooOld).
+//
+// The memory of into.Roles and into.Factors is used again: who keeps a session while into goes on to the next one, keeps a
+// Clone. Nothing of the text of jwt is kept, neither in into nor elsewhere.
+func (v *Verifier) VerifyInto(ctx context.Context, into *Session, jwt string, now time.Time) (proved bool, err error) {
+	p, err := v.prove(ctx, jwt, now)
+	if err != nil {
+		*into = Session{}
+		return false, err
+	}
+	return v.open(p, into, now)
+}
+
+// open sets into to what a proof says, if now is within its times or later.
+func (v *Verifier) open(p proof, into *Session, now time.Time) (proved bool, err error) {
+	if err = v.checkTimes(p.times(), now); err != nil && !errors.Is(err, ErrExpired) {
+		*into = Session{}
+		return false, err
+	}
+	into.ProjectID, into.Product = v.config.ProjectID, v.config.Product
+	p.unpack(into)
+	return true, err
+}
+
+// prove returns what an authentic JWT says. Whether now is within its times is not checked, only whether it is worth
+// remembering.
+func (v *Verifier) prove(ctx context.Context, jwt string, now time.Time) (proof, error) {
+	// Read before the key is looked up: of a key that goes in between, the generation is the older one, and nothing is found
+	// under that any more.
+	generation := v.config.Keys.Generation()
+	var digest digest
+	remember := v.cache != nil && generation != 0 && len(jwt) <= jws.MaxLength
+	if remember {
+		digest = v.cache.digest(jwt)
+		if p, ok := v.cache.get(digest, generation); ok {
+			return p, nil
+		}
+	}
 	token, err := jws.Parse(jwt)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return "", fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	if token.Payload == "" { // which is fine for a JWS
-		return nil, fmt.Errorf("%w: an empty part", ErrMalformed)
+		return "", fmt.Errorf("%w: an empty part", ErrMalformed)
 	}
-	kid, err := readHeader(token.Header)
-	if err != nil {
-		return nil, fmt.Errorf("%w: header: %w", ErrMalformed, err)
+	h := v.header.Load()
+	if h == nil || h.text != token.Header {
+		kid, err := readHeader(token.Header)
+		if err != nil {
+			return "", fmt.Errorf("%w: header: %w", ErrMalformed, err)
+		}
+		h = &header{strings.Clone(token.Header), strings.Clone(kid)}
 	}
-	key, err := v.config.Keys.Key(ctx, kid)
+	key, err := v.config.Keys.Key(ctx, h.kid)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKeysUnavailable, err)
+		return "", fmt.Errorf("%w: %w", ErrKeysUnavailable, err)
 	}
 	if key == nil {
-		return nil, ErrUnknownKey
+		return "", ErrUnknownKey
 	}
-	if err := token.Verify(key); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrForged, err)
+	authenticate := func() (proof, error) {
+		p, err := v.authenticate(token, key, generation)
+		if err == nil && v.header.Load() != h {
+			v.header.Store(h)
+		}
+		return p, err
 	}
-	c, err := v.readClaims(token.Payload)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrClaims, err)
+	if !remember {
+		return authenticate()
 	}
-	s := &c.session
-	s.KeyID = kid
-	if latest := now.Add(v.config.IssueLeeway); s.IssuedAt.After(latest) || c.notBefore.After(latest) {
-		return nil, ErrNotYetValid
+	return v.cache.once(digest, generation, authenticate, func(p proof) bool {
+		err := v.checkTimes(p.times(), now)
+		return err == nil || errors.Is(err, ErrExpired)
+	})
+}
+
+// authenticate checks the signature and then the claims.
+func (v *Verifier) authenticate(token *jws.Token, key *rsa.PublicKey, generation uint64) (proof, error) {
+	if err := v.checkSignature(token, key); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrForged, err)
+	}
+	var c claims
+	if err := v.readClaims(&c, token.Payload); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrClaims, err)
+	}
+	return pack(&c, generation), nil
+}
+
+// checkTimes says whether a JWT is ErrNotYetValid or ErrExpired.
+func (v *Verifier) checkTimes(t times, now time.Time) error {
+	if t.start.After(now.Add(v.config.IssueLeeway)) {
+		return ErrNotYetValid
 	}
 	earliest := now.Add(-v.config.ExpiryLeeway)
-	if !s.Expires.After(earliest) {
-		return s, ErrExpired
+	if !t.expires.After(earliest) {
+		return ErrExpired
 	}
 	// The session may have been extended since, which only the session API knows.
-	if !s.EndsAt.IsZero() && !s.EndsAt.After(earliest) {
-		return s, fmt.Errorf("%w: its session has ended", ErrExpired)
+	if !t.ends.IsZero() && !t.ends.After(earliest) {
+		return errEnded
 	}
-	return s, nil
+	return nil
 }
+
+var errEnded = fmt.Errorf("%w: its session has ended", ErrExpired)

@@ -21,7 +21,7 @@ import (
 func TestSessionHoldsWhatTheTokenSays(t *testing.T) {
 	consumer := session.Session{
 		ProjectID: project, Product: session.Consumer,
-		ID: "session-test-1", Subject: "user-test-1", Roles: []string{"stytch_user", "editor"}, KeyID: kid,
+		ID: "session-test-1", Subject: "user-test-1", Roles: []string{"stytch_user", "editor"},
 		IssuedAt: issued.UTC(), Expires: issued.Add(5 * time.Minute).UTC(),
 		EndsAt:  time.Date(2025, 10, 31, 9, 41, 40, 935673870, time.UTC),
 		Factors: []session.Factor{{Type: "otp", DeliveryMethod: "email", AuthenticatedAt: issued.UTC()}},
@@ -81,10 +81,16 @@ func TestTimeBoundaries(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			c := consumerConfig()
 			c.ExpiryLeeway, c.IssueLeeway = test.leeway, test.leeway
-			s, err := newVerifier(t, c).Verify(t.Context(), goodToken(), test.now)
-			checkError(t, err, test.want)
-			if (s == nil) != (test.want == session.ErrNotYetValid) {
-				t.Errorf("session is %v", s)
+			warm := newVerifier(t, cached(c))
+			if _, err := warm.Verify(t.Context(), goodToken(), issued); err != nil {
+				t.Fatal(err)
+			}
+			for name, v := range map[string]*session.Verifier{"unknown": newVerifier(t, c), "remembered": warm} {
+				s, err := v.Verify(t.Context(), goodToken(), test.now)
+				checkError(t, err, test.want)
+				if (s == nil) != (test.want == session.ErrNotYetValid) {
+					t.Errorf("%s: session is %v", name, s)
+				}
 			}
 		})
 	}
@@ -95,7 +101,7 @@ func TestTheEndOfTheSessionHasTheLeewayToo(t *testing.T) {
 	end := issued.Add(time.Minute + 500*time.Millisecond)
 	c := consumerConfig()
 	c.ExpiryLeeway = time.Second
-	v := newVerifier(t, c)
+	v := newVerifier(t, cached(c))
 	_, err := v.Verify(t.Context(), token, end.Add(time.Second-1))
 	checkError(t, err, nil)
 	s, err := v.Verify(t.Context(), token, end.Add(time.Second))
@@ -134,7 +140,10 @@ func TestKeySetErrorIsWrapped(t *testing.T) {
 }
 
 func TestEveryChangeOfOneCharacterIsRefused(t *testing.T) {
-	v, token := newVerifier(t, consumerConfig()), goodToken()
+	v, token := newVerifier(t, cached(consumerConfig())), goodToken()
+	if _, err := v.Verify(t.Context(), token, issued); err != nil {
+		t.Fatal(err)
+	}
 	refuse := func(changed string) {
 		t.Helper()
 		s, err := v.Verify(t.Context(), changed, issued)
@@ -149,13 +158,17 @@ func TestEveryChangeOfOneCharacterIsRefused(t *testing.T) {
 				refuse(token[:i] + string([]byte{c}) + token[i+1:])
 			}
 		}
+		refuse(token[:i])
 		refuse(token[:i] + token[i+1:])
 		refuse(token[:i] + "A" + token[i:])
+	}
+	for i := range base64url {
+		refuse(token + base64url[i:i+1])
 	}
 }
 
 func TestVerifyIsSafeForConcurrentUse(t *testing.T) {
-	v := newVerifier(t, consumerConfig())
+	v := newVerifier(t, cached(consumerConfig()))
 	forged := signWith(otherKey(), header().json(), consumerClaims().json())
 	var wg sync.WaitGroup
 	for range 8 {
@@ -185,6 +198,7 @@ func TestNewVerifierRefuses(t *testing.T) {
 		"a negative leeway":       func(c *session.Config) { c.ExpiryLeeway = -1 },
 		"a negative issue leeway": func(c *session.Config) { c.IssueLeeway = -1 },
 		"a negative lifetime":     func(c *session.Config) { c.MaxLifetime = -1 },
+		"a negative cache":        func(c *session.Config) { c.CacheBytes = -1 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := consumerConfig()

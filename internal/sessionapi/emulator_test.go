@@ -78,10 +78,10 @@ func TestPermissionsAndExtensionsAgainstTheEmulator(t *testing.T) {
 	for _, product := range []session.Product{session.Consumer, session.B2B} {
 		t.Run(string(product), func(t *testing.T) {
 			e := newEmulator(t, product)
-			var ended []*session.Session
+			var ended []string
 			b := newBench(t, e.Transport(), func(c *sessionapi.Config) {
 				c.Product, c.Secret, c.Verify = e.product, secret, e.verifier.Verify
-				c.OnEnded = func(s *session.Session, _ bool) { ended = append(ended, s) }
+				c.OnEnded = func(s *session.Session, _ bool) { ended = append(ended, s.ID) }
 			})
 			defer b.done()
 			login, err := e.LogIn(sessionapitest.LogIn{Roles: []string{"viewer"}, Duration: 20 * time.Minute})
@@ -151,7 +151,7 @@ func TestPermissionsAndExtensionsAgainstTheEmulator(t *testing.T) {
 			soon.DurationMinutes = 5
 			b.Ahead(t.Context(), soon)
 			b.Wait()
-			if len(ended) != 1 || ended[0] != aging {
+			if len(ended) != 1 || ended[0] != aging.ID {
 				t.Errorf("heard of %v", ended)
 			}
 			if e := b.Ahead(t.Context(), sessionapi.Request{JWT: old, Session: aging}); e != nil {
@@ -181,6 +181,8 @@ func (k oneKey) Key(_ context.Context, kid string) (*rsa.PublicKey, error) {
 	}
 	return k.key, nil
 }
+
+func (oneKey) Generation() uint64 { return 1 }
 
 func newEmulator(t *testing.T, product session.Product) *emulator {
 	var key *rsa.PublicKey
