@@ -376,25 +376,52 @@ func TestNoRuleIsLookedAtBehindTheOneThatMatches(t *testing.T) {
 }
 
 func TestMatchAllocatesNothingButVariables(t *testing.T) {
-	rules, _ := mixed(1000, "GET")
-	hosts := []string{"app.example.com", "*.example.com"}
-	rules = append(rules, policy.Rule{Match: policy.Match{Hosts: hosts, PathPrefix: "/x"}})
-	set := compile(t, rules...)
-	for _, c := range []struct {
-		name, path string
-		want       float64
-	}{
-		{"a prefix", "/api/v1/service-998/public/x?y", 0},
-		{"a path", "/api/v1/service-997/status/", 0},
-		{"a regular expression", "/api/v1/service-993/items/42", 0},
-		{"a host", "/x", 0},
-		{"no rule", "/nothing", 0},
-		{"variables", "/orgs/acme/service-999/docs/7", 1},
-	} {
-		r := policy.Request{Method: "GET", Host: "app.example.com:8443", Path: c.path}
-		if got := testing.AllocsPerRun(100, func() { set.Match(r) }); got > c.want {
-			t.Errorf("%s: %v allocations", c.name, got)
+	for _, n := range []int{10, 1000} {
+		rules, _ := mixed(n, "GET")
+		hosts := []string{"app.example.com", "*.example.com"}
+		rules = append(rules, policy.Rule{Match: policy.Match{Hosts: hosts, PathPrefix: "/x"}})
+		set := compile(t, rules...)
+		const host = "app.example.com:8443"
+		for _, c := range []struct {
+			name, host, path string
+			want             float64
+		}{
+			{"a prefix", host, fmt.Sprintf("/api/v1/service-%d/public/x?y", n-2), 0},
+			{"a path", host, fmt.Sprintf("/api/v1/service-%d/status/", n-3), 0},
+			{"a regular expression", host, fmt.Sprintf("/api/v1/service-%d/items/42", n-7), 0},
+			{"a host", host, "/x", 0},
+			{"a host without a port", "app.example.com", "/x", 0},
+			{"no rule", host, "/nothing", 0},
+			{"variables", host, fmt.Sprintf("/orgs/acme/service-%d/docs/7", n-1), 1},
+			{"a bad host", "app example.com", "/x", 0},
+			{"a dot segment", host, "/x/../y", 0},
+			{"an empty segment", host, "/x//y", 0},
+			{"an encoded slash", host, "/x%2fy", 0},
+			{"a byte beyond ASCII", host, "/x\xffy", 0},
+			{"a control character", host, "/x%00y", 0},
+			{"a bad encoding", host, "/x%zz", 0},
+			{"a double encoding", host, "/x%252f", 0},
+			{"a matrix parameter", host, "/x;y", 0},
+			{"too long", host, "/" + strings.Repeat("x", 8192), 0},
+		} {
+			r := policy.Request{Method: "GET", Host: c.host, Path: c.path}
+			if got := testing.AllocsPerRun(100, func() { set.Match(r) }); got > c.want {
+				t.Errorf("%d rules, %s: %v allocations", n, c.name, got)
+			}
 		}
+	}
+}
+
+func BenchmarkRefused(b *testing.B) {
+	set := compile(b)
+	for _, path := range []string{"/x/../y", "/x%2fy", "/x\xffy", "//"} {
+		b.Run(path, func(b *testing.B) {
+			r := policy.Request{Method: "GET", Host: "app.example.com", Path: path}
+			b.ReportAllocs()
+			for b.Loop() {
+				set.Match(r)
+			}
+		})
 	}
 }
 

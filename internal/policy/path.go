@@ -24,38 +24,58 @@ const maxPath = 8192
 // control character, also encoded; an encoded slash; a '#' or a byte beyond ASCII as it is; encodings that are invalid,
 // decode to another or are no UTF-8; more than 8192 bytes, as it is or as it is read.
 func ReadPath(raw string) (string, error) {
+	if path, ok := plain(raw); ok {
+		return path, nil
+	}
 	path, _, _ := strings.Cut(raw, "?")
 	if len(path) > maxPath {
-		return "", ambiguous("longer than 8192 bytes")
+		return "", errLongPath
 	}
 	if path == "" || path[0] != '/' {
-		return "", ambiguous("no leading slash")
+		return "", errNoSlash
 	}
 	clean, err := readCharacters(path)
 	if err != nil {
 		return "", err
 	}
 	if len(clean) > maxPath {
-		return "", ambiguous("longer than 8192 bytes in its one spelling")
+		return "", errLongReading
 	}
 	if doublyEncoded(clean) {
-		return "", ambiguous("double percent-encoding")
+		return "", errDoublyEncoded
 	}
 	if text, err := url.PathUnescape(clean); err != nil || !utf8.ValidString(text) {
-		return "", ambiguous("not UTF-8")
+		return "", errNotUTF8
 	}
 	for rest := clean[1:]; ; {
 		segment, after, more := strings.Cut(rest, "/")
 		switch {
 		case segment == "." || segment == "..":
-			return "", ambiguous("dot segment")
+			return "", errDotSegment
 		case segment == "" && more:
-			return "", ambiguous("empty segment")
+			return "", errEmptySegment
 		case !more:
 			return clean, nil
 		}
 		rest = after
 	}
+}
+
+// plain reads a path in one pass if it is as most are: of nothing but characters that stand as they are, with no segment that is
+// empty or begins with a dot. Of any other it says nothing.
+func plain(raw string) (path string, ok bool) {
+	previous := byte(0)
+	for i := range min(len(raw), maxPath+1) {
+		c := raw[i]
+		switch {
+		case !standsAsItIs[c]:
+			return raw[:i], c == '?' && i > 0
+		case previous == '/' && (c == '/' || c == '.'), i == 0 && c != '/':
+			return "", false
+		}
+		previous = c
+	}
+	return raw, raw != "" && len(raw) <= maxPath
 }
 
 // readCharacters refuses what is ambiguous in single characters, and writes all others in their one spelling.
@@ -64,29 +84,29 @@ func readCharacters(path string) (string, error) {
 	done := 0 // path[:done] is in read already
 	for i := 0; i < len(path); i++ {
 		c := path[i]
-		if len(spellings[c]) == 1 {
-			continue // as almost all do, it stands as it is
+		if standsAsItIs[c] {
+			continue
 		}
 		encoded := c == '%'
 		if encoded {
 			if i+2 >= len(path) || !isHex(path[i+1]) || !isHex(path[i+2]) {
-				return "", ambiguous("invalid percent-encoding")
+				return "", errBadEncoding
 			}
 			c = unhex(path[i+1])<<4 | unhex(path[i+2])
 		}
 		switch {
 		case c < 0x20 || c == 0x7f:
-			return "", ambiguous("control character")
+			return "", errControl
 		case c == '\\':
-			return "", ambiguous("backslash")
+			return "", errBackslash
 		case c == ';':
-			return "", ambiguous("matrix parameter")
+			return "", errMatrix
 		case c == '#' && !encoded:
-			return "", ambiguous("fragment")
+			return "", errFragment
 		case c >= utf8.RuneSelf && !encoded:
-			return "", ambiguous("byte beyond ASCII")
+			return "", errNotASCII
 		case c == '/' && encoded:
-			return "", ambiguous("encoded slash")
+			return "", errEncodedSlash
 		}
 		end := i + 1
 		if encoded {
@@ -106,12 +126,20 @@ func readCharacters(path string) (string, error) {
 	return read.String(), nil
 }
 
+// standsAsItIs says of a byte whether it is its own spelling.
+var standsAsItIs = func() (all [256]bool) {
+	for i := range all {
+		all[i] = i == '/' || standsInSegment(byte(i))
+	}
+	return all
+}()
+
 // spellings are the one way in which each byte is written in a path that has been read.
 var spellings = func() (all [256]string) {
 	for i := range all {
 		all[i] = fmt.Sprintf("%%%02X", i)
-		if c := byte(i); c == '/' || standsInSegment(c) {
-			all[i] = string(rune(c))
+		if standsAsItIs[i] {
+			all[i] = string(rune(i))
 		}
 	}
 	return all
@@ -131,6 +159,24 @@ func doublyEncoded(path string) bool {
 		path = rest
 	}
 }
+
+// Why a path is refused. They are made once: a flood of such paths must cost no more than others.
+var (
+	errLongPath      = ambiguous("longer than 8192 bytes")
+	errLongReading   = ambiguous("longer than 8192 bytes in its one spelling")
+	errNoSlash       = ambiguous("no leading slash")
+	errControl       = ambiguous("control character")
+	errBackslash     = ambiguous("backslash")
+	errMatrix        = ambiguous("matrix parameter")
+	errFragment      = ambiguous("fragment")
+	errNotASCII      = ambiguous("byte beyond ASCII")
+	errEncodedSlash  = ambiguous("encoded slash")
+	errBadEncoding   = ambiguous("invalid percent-encoding")
+	errDoublyEncoded = ambiguous("double percent-encoding")
+	errNotUTF8       = ambiguous("not UTF-8")
+	errDotSegment    = ambiguous("dot segment")
+	errEmptySegment  = ambiguous("empty segment")
+)
 
 func ambiguous(what string) error { return fmt.Errorf("%w: %s", ErrAmbiguousPath, what) }
 

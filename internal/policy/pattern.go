@@ -286,8 +286,11 @@ func readHost(raw string) (string, error) {
 		if i := strings.IndexByte(raw, ':'); i >= 0 {
 			name, port = raw[:i], raw[i:]
 		}
-		name = lower(strings.TrimRight(name, "."))
-		if name == "" || strings.ContainsFunc(name, isNoHost) {
+		name = strings.TrimRight(name, ".")
+		if !isHost(name) {
+			name = lower(name)
+		}
+		if !isHost(name) {
 			return "", ErrAmbiguousHost
 		}
 	}
@@ -297,10 +300,22 @@ func readHost(raw string) (string, error) {
 	return name, nil
 }
 
-// isNoHost says of a character whether no name in DNS has it; the underscore is in many, though no host name should have it.
-func isNoHost(c rune) bool {
-	return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_'
+// isHost says whether a name is one that DNS may have, in lower case; the underscore is in many, though no host name should have it.
+func isHost(name string) bool {
+	for i := range len(name) {
+		if !inHost[name[i]] {
+			return false
+		}
+	}
+	return name != ""
 }
+
+var inHost = func() (all [256]bool) {
+	for _, c := range "abcdefghijklmnopqrstuvwxyz0123456789.-_" {
+		all[c] = true
+	}
+	return all
+}()
 
 // lower leaves all beyond ASCII as it is: the Kelvin sign is no k.
 func lower(s string) string {

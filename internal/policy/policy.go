@@ -118,7 +118,7 @@ type Request struct {
 	Preflight bool
 }
 
-// Found is the rule for a request, and how its path was read.
+// Found is the rule for a request, and how its path was read. Its texts may be pieces of the Request's.
 type Found struct {
 	Rule *Rule
 	// Path is as ReadPath reads it, or as it came without the query if it is ambiguous.

@@ -53,7 +53,7 @@ func (os *organizations) get(id string) *organization {
 }
 
 func (os *organizations) add(id string) *organization {
-	o := &organization{id: strings.Clone(id)} // it may be a piece of a whole token
+	o := &organization{id: strings.Clone(id)} // it may be a piece of a whole token, or of what is reused
 	if os.byID == nil {
 		os.byID = make(map[string]*list.Element)
 	}

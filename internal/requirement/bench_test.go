@@ -47,13 +47,20 @@ func BenchmarkNew(b *testing.B) {
 }
 
 func TestCheckDoesNotAllocate(t *testing.T) {
-	s, e := newSet(t, rolesAndFactors), evidence(t)
-	ctx := t.Context()
-	if n := testing.AllocsPerRun(100, func() {
-		if err := s.Check(ctx, e); err != nil {
-			t.Fatal(err)
+	e, ctx := evidence(t), t.Context()
+	for name, s := range map[string]*requirement.Set{
+		"no set":                               nil,
+		"nothing":                              newSet(t, config{}),
+		"a role":                               newSet(t, config{AnyRole: rolesAndFactors.AnyRole}),
+		"a factor":                             newSet(t, config{Factors: rolesAndFactors.Factors}),
+		"the organization, roles and a factor": newSet(t, rolesAndFactors),
+	} {
+		if n := testing.AllocsPerRun(100, func() {
+			if err := s.Check(ctx, e); err != nil {
+				t.Fatal(err)
+			}
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
 		}
-	}); n != 0 {
-		t.Errorf("%v allocations", n)
 	}
 }

@@ -324,7 +324,8 @@ func (d *Denylist) entry(k kind, projectID, id string, now time.Time) *entry {
 	if d.order.Len() >= d.capacity {
 		d.evict(d.order.Front())
 	}
-	t.id = strings.Clone(t.id) // it may be a part of a whole JWT, which must not stay in memory
+	// They may be parts of a whole JWT, which must not stay in memory, or of a request's buffer, which will be reused.
+	t.projectID, t.id = strings.Clone(t.projectID), strings.Clone(t.id)
 	e := &entry{target: t, kind: k}
 	d.byTarget[t] = d.order.PushBack(e)
 	d.count[k]++

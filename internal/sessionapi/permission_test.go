@@ -417,7 +417,7 @@ func TestOnEndedHearsOfEachSessionThatIsNotFound(t *testing.T) {
 		for _, ahead := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, ahead %v", c.name, ahead), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					var heard []*session.Session
+					var heard []string
 					var b *bench
 					b = newBench(t, api(func(*http.Request) (*http.Response, error) {
 						time.Sleep(time.Second)
@@ -428,7 +428,7 @@ func TestOnEndedHearsOfEachSessionThatIsNotFound(t *testing.T) {
 								t.Error("not for certain")
 							}
 							b.Status() // no lock is held
-							heard = append(heard, s)
+							heard = append(heard, s.ID)
 						}
 					})
 					defer b.done()
@@ -447,7 +447,7 @@ func TestOnEndedHearsOfEachSessionThatIsNotFound(t *testing.T) {
 						wg.Wait()
 					}
 					b.Wait()
-					if len(heard) != c.want || c.want == 1 && heard[0] != c.request.Session {
+					if len(heard) != c.want || c.want == 1 && heard[0] != c.request.Session.ID {
 						t.Errorf("heard of %v, want %d", heard, c.want)
 					}
 					b.wantCalls(1)

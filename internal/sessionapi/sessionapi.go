@@ -28,6 +28,7 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,7 +63,8 @@ type Config struct {
 	KeptExchanges int
 	// OnEnded hears of a session that the API did not find: for certain one that was asked about by its JWT, or by a token of which
 	// an exchange is kept; not for certain one whose JWT was beside a token that the API did not find. It is told before anybody
-	// who waits gets the error, in the call's goroutine or the waiter's, under no lock, and must be quick. The session is shared: read only. Default: nobody hears.
+	// who waits gets the error, in the call's goroutine or the waiter's, under no lock, and must be quick. The session is shared, and may
+	// be reused afterwards: read only, and not to be kept. Default: nobody hears.
 	OnEnded func(s *session.Session, certain bool)
 	// Logger gets alerts and changes of state. Default: discard.
 	Logger *slog.Logger
@@ -90,7 +92,8 @@ type Client struct {
 	forbidden       *recent[key]
 }
 
-// Request is one credential to trade. It prints as "[redacted]".
+// Request is one credential to trade. It prints as "[redacted]". Whoever makes it may reuse all that it holds once Authenticate
+// or Ahead has returned: what is kept, or goes on, has its own copy.
 type Request struct {
 	redacted
 	// JWT or Token, exactly one. A JWT must be authentic (verified, or refused with session.ErrExpired alone), a token
@@ -103,6 +106,20 @@ type Request struct {
 	Check *AuthorizationCheck
 	// DurationMinutes extends the session to so many minutes from now, 5 to 527040; 0 does not extend it.
 	DurationMinutes int
+}
+
+// clone returns a copy that stays what it is, whatever the caller does to its own.
+func (r Request) clone() Request {
+	r.JWT, r.Token = strings.Clone(r.JWT), strings.Clone(r.Token)
+	if r.Session != nil {
+		r.Session = r.Session.Clone()
+	}
+	if r.Check != nil {
+		r.Check = &AuthorizationCheck{
+			strings.Clone(r.Check.OrganizationID), strings.Clone(r.Check.ResourceID), strings.Clone(r.Check.Action),
+		}
+	}
+	return r
 }
 
 // AuthorizationCheck is a permission in the vendor's RBAC (https://stytch.com/docs/b2b/guides/rbac/overview).
@@ -276,12 +293,13 @@ func (c *Client) start(ctx context.Context, k key, cl *call, now time.Time) outc
 	if o := c.limits.begin(cl.unknown, now); o != ok {
 		return o
 	}
+	*r = r.clone()
+	if r.Check != nil {
+		k.check = *r.Check
+	}
 	cl.presented = r.Session
 	if r.Token != "" {
 		r.Session = nil // the client may have put two sessions side by side, which is no fault of the answer
-	}
-	if r.Check != nil {
-		r.Check = new(*r.Check) // what is asked must stay what the key says, whatever the caller does to its own
 	}
 	cl.done, cl.owner = make(chan struct{}), c.owner(k, r.Session)
 	c.calls[k] = cl
