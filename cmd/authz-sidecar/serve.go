@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
@@ -112,7 +111,7 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registr
 	}
 	probes := health.New(health.Config{Missing: projects.missing, Gatherer: registry})
 	server := newGRPCServer(cfg.Listen.TLS)
-	authv3.RegisterAuthorizationServer(server, gate)
+	gate.Register(server)
 	healthpb.RegisterHealthServer(server, probes)
 
 	listeners, err := listen(cfg.Listen, logger, registry)

@@ -8,10 +8,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/proto"
 
-	"authz-sidecar/internal/check"
 )
 
 // encoding is the way in which Envoy sends headers.
@@ -64,16 +61,6 @@ func sanitize(s string) string {
 		}
 	}
 	return b.String()
-}
-
-// overTheWire is in as the server's codec hands it on.
-func overTheWire(in *authv3.CheckRequest) (*authv3.CheckRequest, error) {
-	data, err := proto.Marshal(in)
-	if err != nil {
-		return nil, err
-	}
-	out := new(authv3.CheckRequest)
-	return out, check.NewCodec().Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, out)
 }
 
 // answer is a CheckResponse, as Envoy reads it.

@@ -14,8 +14,8 @@ import (
 )
 
 // authorize is the line that every request walks, and the one place that decides.
-func (s *Server) authorize(ctx context.Context, req *request) decision {
-	now := s.now()
+func (s *Server) authorize(ctx context.Context, w *work) decision {
+	now, req := s.now(), w.request
 	found, err := s.rules.Match(req.forRules())
 	if err != nil {
 		return deny(reasonFor(err), err)
@@ -46,10 +46,8 @@ func (s *Server) authorize(ctx context.Context, req *request) decision {
 		return d.as(CrossSite)
 	}
 
-	waiting, cancel := beforeDeadline(ctx)
-	defer cancel()
 	project := s.projects[rule.Project]
-	d.proved, err = prove(waiting, project.Verifier, d.credential, now)
+	d.proved, err = w.prove(ctx, project.Verifier, d.credential, now)
 	if err != nil {
 		return d.because(err)
 	}
@@ -60,12 +58,14 @@ func (s *Server) authorize(ctx context.Context, req *request) decision {
 	}
 	d.onlyAPI = asksAPI(rule) || standing == revocation.Ask
 	if d.proved.fresh(now, rule.MaxTokenAge) && !d.onlyAPI {
-		return s.judge(waiting, req, s.refreshAhead(waiting, d), Verified)
+		return s.judge(ctx, w, s.refreshAhead(ctx, d), Verified)
 	}
 	if rule.DenyExpired && d.proved.session != nil {
 		return d.as(Expired).detailed("issued %v ago, good for %v", now.Sub(d.session.IssuedAt), d.session.Expires.Sub(d.session.IssuedAt))
 	}
 
+	waiting, cancel := beforeDeadline(ctx, w.arrived)
+	defer cancel()
 	d.asked = true
 	exchange, err := s.trade(waiting, &d)
 	if exchange != nil {
@@ -76,29 +76,34 @@ func (s *Server) authorize(ctx context.Context, req *request) decision {
 			d.leftToEnvoy = rule.LeaveToEnvoy && d.isOutage(err)
 			return d.because(err)
 		}
-		late, cancel := beforeDeadline(ctx) // a part of what was kept back: the API may have taken all the rest
-		defer cancel()
-		return s.judge(late, req, d, Grace)
+		w.arrived = time.Now() // so that judging gets a part of what was kept back: the API may have taken all the rest
+		return s.judge(ctx, w, d, Grace)
 	}
 	d.granted = asksAPI(rule)
-	return s.judge(waiting, req, d, Exchanged)
+	return s.judge(ctx, w, d, Exchanged)
 }
 
 // judge lets a session through that has what the rule requires, if the upstream can be told who it is.
-func (s *Server) judge(ctx context.Context, req *request, d decision, reason Reason) decision {
-	if err := d.rule.Require.Check(ctx, s.evidence(req, &d)); err != nil {
+func (s *Server) judge(ctx context.Context, w *work, d decision, reason Reason) decision {
+	if d.rule.Require.Permission() != nil { // which may have to be learnt
+		waiting, cancel := beforeDeadline(ctx, w.arrived)
+		defer cancel()
+		ctx = waiting
+	}
+	if err := d.rule.Require.Check(ctx, s.evidence(w.request, &d)); err != nil {
 		return d.because(err)
 	}
-	if err := s.answers.checkIdentity(d.session); err != nil {
+	if err := s.answers.identify(&w.identity, d.rule.Project, d.session); err != nil {
 		return d.because(err)
 	}
+	d.identity = w.identity.b
 	return d.as(reason)
 }
 
 func (s *Server) evidence(req *request, d *decision) requirement.Evidence {
 	return requirement.Evidence{
 		Session:     d.session,
-		Request:     requirement.Request{Method: req.method, Host: d.found.Host, Path: d.found.Path, Header: req.header},
+		Request:     requirement.Request{Method: req.method, Host: d.found.Host, Path: d.found.Path, Header: req.lookup},
 		Variables:   d.found.Variables,
 		Permissions: s.projects[d.rule.Project].Permissions,
 		Granted:     d.granted,
@@ -139,15 +144,15 @@ func (p proof) fresh(now time.Time, maxAge time.Duration) bool {
 // the younger counts. That a JWT has expired is no error here: it is authentic, and may be traded. One under a key that the
 // project has retired is what a user brings who returns after months: where an opaque token can be asked about in its
 // place, it is set aside.
-func prove(ctx context.Context, v Verifier, c session.Credential, now time.Time) (proof, error) {
-	header, err := proveOne(ctx, v, c.HeaderJWT, c.Token != "", now)
+func (w *work) prove(ctx context.Context, v Verifier, c session.Credential, now time.Time) (proof, error) {
+	header, err := w.proveOne(ctx, v, &w.header, c.HeaderJWT, c.Token != "", now)
 	if err != nil {
 		return proof{}, fmt.Errorf("authorization header: %w", err)
 	}
 	if c.CookieJWT == c.HeaderJWT {
 		return header, nil
 	}
-	cookie, err := proveOne(ctx, v, c.CookieJWT, c.Token != "", now)
+	cookie, err := w.proveOne(ctx, v, &w.cookie, c.CookieJWT, c.Token != "", now)
 	if err != nil {
 		return proof{}, fmt.Errorf("cookie: %w", err)
 	}
@@ -166,20 +171,26 @@ func prove(ctx context.Context, v Verifier, c session.Credential, now time.Time)
 	return younger, nil
 }
 
-func proveOne(ctx context.Context, v Verifier, jwt string, mayBeSetAside bool, now time.Time) (proof, error) {
+// proveOne has what a JWT proves written to into.
+func (w *work) proveOne(ctx context.Context, v Verifier, into *session.Session, jwt string, mayBeSetAside bool, now time.Time) (proof, error) {
 	if jwt == "" {
 		return proof{}, nil
 	}
-	s, err := v.Verify(ctx, jwt, now)
+	known, proved, err := v.Recall(into, jwt, now)
+	if !known {
+		waiting, cancel := beforeDeadline(ctx, w.arrived)
+		defer cancel()
+		proved, err = v.VerifyInto(waiting, into, jwt, now)
+	}
 	switch {
-	case errors.Is(err, session.ErrExpired) && s != nil:
-		return proof{jwt: jwt, session: s, expired: true}, nil
+	case proved:
+		return proof{jwt: jwt, session: into, expired: err != nil}, nil
 	case errors.Is(err, session.ErrUnknownKey) && mayBeSetAside:
 		return proof{setAside: true}, nil
-	case err != nil:
-		return proof{}, err
+	case err == nil: // which no Verifier says
+		return proof{}, errors.New("neither proved nor refused")
 	}
-	return proof{jwt: jwt, session: s}, nil
+	return proof{}, err
 }
 
 // asksAPI says whether the rule has the session API judge a permission, so that no local proof is enough.

@@ -14,10 +14,13 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 
 	"authz-sidecar/internal/policy"
 	"authz-sidecar/internal/requirement"
@@ -78,7 +81,9 @@ type LogIn struct {
 
 // Verifier proves a JWT locally; *session.Verifier is one.
 type Verifier interface {
-	Verify(ctx context.Context, jwt string, now time.Time) (*session.Session, error)
+	// Recall is VerifyInto for a JWT that was proved before; known is false, and nothing else said, if it was not.
+	Recall(into *session.Session, jwt string, now time.Time) (known, proved bool, err error)
+	VerifyInto(ctx context.Context, into *session.Session, jwt string, now time.Time) (proved bool, err error)
 }
 
 // SessionAPI trades a credential for a new JWT and its proof; *sessionapi.Client is one.
@@ -89,8 +94,6 @@ type SessionAPI interface {
 
 // Server is the ext_authz service.
 type Server struct {
-	authv3.UnimplementedAuthorizationServer
-
 	rules          *policy.Set
 	projects       map[string]Project
 	credentials    session.Names
@@ -100,6 +103,37 @@ type Server struct {
 	now            func() time.Time
 	answers        *answers
 	observer       *observer
+
+	headerNames *headerNames
+	work        sync.Pool // of *work
+}
+
+// work is what one Check needs. It is used again, so that a Check that is answered from memory allocates nothing: who keeps
+// anything of it for longer clones it.
+type work struct {
+	arrived  time.Time
+	request  *request
+	decision decision
+	// header and cookie are the sessions that the JWTs there prove.
+	header, cookie session.Session
+	// identity is what decision.identity is written to.
+	identity message
+	// buffer holds the message; nil if it is not grpc's.
+	buffer mem.Buffer
+}
+
+func (s *Server) release(w *work) {
+	if w.buffer != nil {
+		w.buffer.Free()
+	}
+	w.request.reset()
+	*w = work{
+		request:  w.request,
+		header:   session.Session{Roles: w.header.Roles[:0], Factors: w.header.Factors[:0]},
+		cookie:   session.Session{Roles: w.cookie.Roles[:0], Factors: w.cookie.Factors[:0]},
+		identity: message{b: w.identity.b[:0]},
+	}
+	s.work.Put(w)
 }
 
 // New makes a Server.
@@ -144,32 +178,60 @@ func New(cfg Config) (*Server, error) {
 	for _, origin := range cfg.TrustedOrigins {
 		s.trustedOrigins[origin] = true
 	}
+	names, _ := HeadersRead(cfg.Credentials, cfg.Rules)
+	s.headerNames = newHeaderNames(names, cfg.Credentials.TokenHeader)
+	s.work.New = func() any { return &work{request: newRequest(s.headerNames)} }
 	return s, nil
 }
 
-// Check answers one request. Its error is always nil: see the package comment. What grpc does before and after is Codec's to
-// keep from ending as an error.
-func (s *Server) Check(ctx context.Context, in *authv3.CheckRequest) (response *authv3.CheckResponse, _ error) {
-	response, _, _ = s.check(ctx, in)
-	return response, nil
+// Check answers one request as over gRPC, by way of the wire form. Its error is always nil: see the package comment.
+func (s *Server) Check(ctx context.Context, in *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	message, _ := proto.Marshal(in) // what cannot be sent is nothing
+	answer := s.AppendCheck(ctx, nil, message)
+	clear(message) // as grpc uses it again: whoever has kept a part shall notice
+	return decoded(answer), nil
 }
 
-func (s *Server) check(ctx context.Context, in *authv3.CheckRequest) (response *authv3.CheckResponse, req request, d decision) {
-	start := time.Now()
+// decoded is an answer of ours, of which a test sees to it that it is a CheckResponse.
+func decoded(answer []byte) *authv3.CheckResponse {
+	response := new(authv3.CheckResponse)
+	if err := proto.Unmarshal(answer, response); err != nil {
+		panic(fmt.Sprintf("check: %v", err))
+	}
+	return response
+}
+
+// AppendCheck answers the CheckRequest in message by appending a CheckResponse to response, both in wire form. It keeps nothing of
+// message.
+func (s *Server) AppendCheck(ctx context.Context, response, message []byte) []byte {
+	w := s.work.Get().(*work)
+	defer s.release(w)
+	return s.check(ctx, w, message, response)
+}
+
+// check appends the answer to out. A panic is a denial.
+func (s *Server) check(ctx context.Context, w *work, in, out []byte) []byte {
+	w.arrived = time.Now()
+	m := message{b: out}
+	s.walk(ctx, w, in, &m)
+	s.observer.decided(ctx, w.request, &w.decision, time.Since(w.arrived))
+	return m.b
+}
+
+func (s *Server) walk(ctx context.Context, w *work, in []byte, m *message) {
+	out := m.b
 	defer func() {
 		if p := recover(); p != nil {
-			d = deny(Internal, nil)
 			s.observer.panicked(p, debug.Stack())
-			response = s.answers.denied(&req, &d)
+			w.decision = deny(Internal, nil)
+			*m = message{b: out}
+			s.answers.denied(m, w.request, &w.decision)
 		}
-		s.observer.decided(ctx, &req, &d, time.Since(start))
 	}()
-
-	req = read(in, s.credentials.TokenHeader)
-	d = s.authorize(ctx, &req)
-	d.shadowed = s.observes(&d)
-	response = s.answers.answer(&req, &d)
-	return response, req, d
+	w.request.read(in)
+	w.decision = s.authorize(ctx, w)
+	w.decision.shadowed = s.observes(&w.decision)
+	s.answers.answer(m, w.request, &w.decision)
 }
 
 // observes says whether the request passes though it is denied, because its rule or the whole gate only observes.
@@ -191,11 +253,11 @@ const (
 	maxAnswerMargin   = 100 * time.Millisecond
 )
 
-func beforeDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+func beforeDeadline(ctx context.Context, arrived time.Time) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return ctx, func() {}
 	}
-	margin := min(time.Until(deadline)/answerMarginShare, maxAnswerMargin)
+	margin := min(deadline.Sub(arrived)/answerMarginShare, maxAnswerMargin)
 	return context.WithDeadline(ctx, deadline.Add(-margin))
 }

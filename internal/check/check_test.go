@@ -398,11 +398,13 @@ func TestAnythingUndecidedIsDenied(t *testing.T) {
 // faulty panics, or fails with an error that nobody knows.
 type faulty struct{ err error }
 
-func (f faulty) Verify(context.Context, string, time.Time) (*session.Session, error) {
+func (f faulty) Recall(*session.Session, string, time.Time) (known, proved bool, err error) { return }
+
+func (f faulty) VerifyInto(context.Context, *session.Session, string, time.Time) (bool, error) {
 	if f.err == nil {
 		panic("verifier")
 	}
-	return nil, f.err
+	return false, f.err
 }
 
 func (f faulty) Ahead(context.Context, sessionapi.Request) *sessionapi.Exchange { panic("session API") }

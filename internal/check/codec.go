@@ -1,16 +1,19 @@
 package check
 
 import (
+	"context"
+	"sync"
+
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // registers what Codec wraps
 	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/proto"
 )
 
-// Codec is grpc's own codec for protobuf, but for the two moments at which grpc would answer a Check with an error, which is
-// no verdict: a request that cannot be decoded becomes an empty one, which has no path and is denied for it, and an
-// answer that cannot be encoded becomes a denial.
+// Codec is grpc's own codec for protobuf, but for Checks: their messages are read and written in wire form, without being decoded
+// into, or encoded from, anything. Nor can they fail here, which grpc would answer with an error, and that is no verdict: a message
+// that is no CheckRequest is denied for it, and no answer is written that nobody could read.
 type Codec struct{ encoding.CodecV2 }
 
 // NewCodec makes a Codec, for grpc.ForceServerCodecV2.
@@ -18,20 +21,79 @@ func NewCodec() Codec { return Codec{encoding.GetCodecV2("proto")} }
 
 // Unmarshal implements encoding.CodecV2.
 func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
-	err := c.CodecV2.Unmarshal(data, v)
-	if in, ok := v.(*authv3.CheckRequest); ok && err != nil {
-		proto.Reset(in)
-		return nil
+	w, ok := v.(*work)
+	if !ok {
+		return c.CodecV2.Unmarshal(data, v)
 	}
-	return err
+	if len(data) == 1 {
+		w.buffer = data[0]
+		w.buffer.Ref() // grpc frees its own reference now
+	} else {
+		w.buffer = data.MaterializeToBuffer(mem.DefaultBufferPool())
+	}
+	return nil
 }
 
 // Marshal implements encoding.CodecV2.
 func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
-	data, err := c.CodecV2.Marshal(v)
-	if _, ok := v.(*authv3.CheckResponse); ok && err != nil {
-		fault := deny(Internal, nil)
-		return c.CodecV2.Marshal(new(answers).denied(new(request), &fault))
+	if response, ok := v.(mem.Buffer); ok {
+		return mem.BufferSlice{response}, nil
 	}
-	return data, err
+	return c.CodecV2.Marshal(v)
+}
+
+// Register adds the ext_authz service to a grpc server, which must have Codec.
+func (s *Server) Register(registrar grpc.ServiceRegistrar) { registrar.RegisterService(&service, s) }
+
+// service is authv3.Authorization_ServiceDesc with a handler for Codec.
+var service = grpc.ServiceDesc{
+	ServiceName: authv3.Authorization_ServiceDesc.ServiceName,
+	HandlerType: (*any)(nil),
+	Methods: []grpc.MethodDesc{{
+		MethodName: "Check",
+		Handler: func(s any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			return s.(*Server).handle(ctx, receive)
+		},
+	}},
+	Metadata: authv3.Authorization_ServiceDesc.Metadata,
+}
+
+// handle answers a Check. Its error is only ever that no message came.
+func (s *Server) handle(ctx context.Context, receive func(any) error) (mem.Buffer, error) {
+	w := s.work.Get().(*work)
+	defer s.release(w)
+	if err := receive(w); err != nil {
+		return nil, err
+	}
+	response := responses.Get(0)
+	*response = s.check(ctx, w, w.buffer.ReadOnlyData(), *response)
+	return mem.NewBuffer(response, responses), nil
+}
+
+// responses are the buffers that responses are written to. Grpc gives each back when it has been sent.
+var responses = new(responsePool)
+
+type responsePool struct{ sync.Pool }
+
+const (
+	// An allowance has less than 1 KiB with the usual headers, and grpc reuses no buffers that are not larger than that.
+	responseRoom = 2 << 10
+	// What a rare large one took is not kept.
+	maxResponseRoom = 16 << 10
+)
+
+// Get implements mem.BufferPool.
+func (p *responsePool) Get(int) *[]byte {
+	if response, ok := p.Pool.Get().(*[]byte); ok {
+		return response
+	}
+	return new(make([]byte, 0, responseRoom))
+}
+
+// Put implements mem.BufferPool.
+func (p *responsePool) Put(response *[]byte) {
+	if cap(*response) <= maxResponseRoom {
+		*response = (*response)[:0]
+		p.Pool.Put(response)
+	}
 }

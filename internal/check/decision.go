@@ -156,6 +156,8 @@ type decision struct {
 	asked, granted bool
 	// session is who was proved to ask, nil for nobody; it may still be denied.
 	session *session.Session
+	// identity is what the upstream is told of an allowed session, fields of OkHttpResponse.
+	identity []byte
 	// refreshed is the new JWT of an exchange, for the client and the upstream.
 	refreshed string
 	// shadowed says that the request passes though it would have been denied, leftToEnvoy that Envoy's failure_mode_allow

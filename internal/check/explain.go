@@ -5,6 +5,7 @@ import (
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/protobuf/proto"
 
 	"authz-sidecar/internal/policy"
 	"authz-sidecar/internal/requirement"
@@ -40,14 +41,17 @@ type Explanation struct {
 
 // Explain answers as Check does, by the same code, and says how. It logs and counts as Check does.
 func (s *Server) Explain(ctx context.Context, in *authv3.CheckRequest) *Explanation {
-	response, req, d := s.check(ctx, in)
+	w := s.work.New().(*work) // the explanation keeps it
+	message, _ := proto.Marshal(in)
+	response := decoded(s.check(ctx, w, message, nil))
+	d := &w.decision
 	e := &Explanation{
 		Verdict: d.verdict(), Reason: d.reason.known(), Detail: d.detail, Found: d.found, Credential: d.credential,
 		SetAside: d.proved.setAside, Presented: d.proved.session, Expired: d.proved.expired, Asked: d.asked, Session: d.session,
 		Now: d.now, Response: response,
 	}
 	if d.session != nil {
-		e.Requirements = d.rule.Require.Examine(ctx, s.evidence(&req, &d))
+		e.Requirements = d.rule.Require.Examine(ctx, s.evidence(w.request, d))
 	}
 	return e
 }

@@ -319,10 +319,12 @@ func TestATimeIsKeptBackForTheAnswer(t *testing.T) {
 
 type deadlines struct{ left *time.Duration }
 
-func (d deadlines) Verify(ctx context.Context, _ string, now time.Time) (*session.Session, error) {
+func (deadlines) Recall(*session.Session, string, time.Time) (known, proved bool, err error) { return }
+
+func (d deadlines) VerifyInto(ctx context.Context, _ *session.Session, _ string, now time.Time) (bool, error) {
 	deadline, _ := ctx.Deadline()
 	*d.left = deadline.Sub(now)
-	return nil, session.ErrForged
+	return false, session.ErrForged
 }
 
 // TestGraceIsJudgedInWhatIsLeftOfTheTime has the session API take its part of the time, and permissions that obey theirs.

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 
 	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/jwkscache"
@@ -75,6 +76,7 @@ func newHouseOf(t testing.TB, product session.Product, edit func(*check.Config),
 	}
 	verifierConfig := session.Config{
 		ProjectID: project, Product: product, Issuers: []string{"stytch.com/" + project}, Keys: keys, IssueLeeway: 5 * time.Second,
+		CacheBytes: 1 << 20,
 	}
 	clientConfig := sessionapi.Config{
 		Product: product, ProjectID: project, Secret: sessionapitest.DefaultSecret, BaseURL: api.URL,
@@ -132,6 +134,7 @@ func newHouseOf(t testing.TB, product session.Product, edit func(*check.Config),
 	t.Cleanup(func() {
 		h.emulator.ClearFaults()
 		client.Wait()
+		verifier.Close()
 		stop()
 		<-ended
 		api.Close()
@@ -221,7 +224,31 @@ func (h *house) checkContext(ctx context.Context, in *authv3.CheckRequest) answe
 	if err != nil {
 		h.t.Fatalf("a verdict is never a gRPC error: %v", err)
 	}
+	return newAnswer(response)
+}
+
+func newAnswer(response *authv3.CheckResponse) answer {
 	return answer{response, response.GetDynamicMetadata().GetFields()["reason"].GetStringValue()}
+}
+
+// decoded is an answer in wire form.
+func decoded(t testing.TB, data []byte) answer {
+	t.Helper()
+	response := new(authv3.CheckResponse)
+	if err := proto.Unmarshal(data, response); err != nil {
+		t.Fatal(err)
+	}
+	return newAnswer(response)
+}
+
+// encoded is a message in wire form.
+func encoded(t testing.TB, m proto.Message) []byte {
+	t.Helper()
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 func request(path string, headers ...string) *authv3.CheckRequest {

@@ -3,7 +3,6 @@ package check
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf16"
@@ -34,35 +33,38 @@ type identityHeader struct {
 	others []string
 }
 
-// identityValue is what a header says of a session, "" for nothing; false if it cannot be said in a header.
-type identityValue func(project string, s *session.Session) (string, bool)
+// identityValue appends to b what a header says of a session, nothing for nothing; false if it cannot be said in a header.
+type identityValue func(b []byte, project string, s *session.Session) ([]byte, bool)
 
-// identityTexts are the values that have one text, identityLists those that have several.
-var (
-	identityTexts = map[string]func(project string, s *session.Session) string{
-		"subject":           func(_ string, s *session.Session) string { return s.Subject },
-		"session_id":        func(_ string, s *session.Session) string { return s.ID },
-		"organization_id":   func(_ string, s *session.Session) string { return s.OrganizationID },
-		"organization_slug": func(_ string, s *session.Session) string { return s.OrganizationSlug },
-		"project":           func(project string, _ *session.Session) string { return project },
-		"session_expires_at": func(_ string, s *session.Session) string {
-			if s.EndsAt.IsZero() {
-				return ""
-			}
-			return s.EndsAt.UTC().Format(time.RFC3339)
-		},
-	}
-	identityLists = map[string]func(s *session.Session) []string{
-		"roles": func(s *session.Session) []string { return s.Roles },
-		"factors": func(s *session.Session) []string {
-			types := make([]string, len(s.Factors))
-			for i, f := range s.Factors {
-				types[i] = f.Type
-			}
-			return types
-		},
-	}
-)
+// identityTexts are the values that have one text.
+var identityTexts = map[string]func(b []byte, project string, s *session.Session) []byte{
+	"subject":           func(b []byte, _ string, s *session.Session) []byte { return append(b, s.Subject...) },
+	"session_id":        func(b []byte, _ string, s *session.Session) []byte { return append(b, s.ID...) },
+	"organization_id":   func(b []byte, _ string, s *session.Session) []byte { return append(b, s.OrganizationID...) },
+	"organization_slug": func(b []byte, _ string, s *session.Session) []byte { return append(b, s.OrganizationSlug...) },
+	"project":           func(b []byte, project string, _ *session.Session) []byte { return append(b, project...) },
+	"session_expires_at": func(b []byte, _ string, s *session.Session) []byte {
+		if s.EndsAt.IsZero() {
+			return b
+		}
+		return s.EndsAt.UTC().AppendFormat(b, time.RFC3339)
+	},
+}
+
+// identityLists are the values that have several texts.
+var identityLists = map[string]struct {
+	length func(s *session.Session) int
+	item   func(s *session.Session, i int) string
+}{
+	"roles": {
+		func(s *session.Session) int { return len(s.Roles) },
+		func(s *session.Session, i int) string { return s.Roles[i] },
+	},
+	"factors": {
+		func(s *session.Session) int { return len(s.Factors) },
+		func(s *session.Session, i int) string { return s.Factors[i].Type },
+	},
+}
 
 // valueOf finds what a header says; nil if there is no such value.
 func valueOf(h IdentityHeader) identityValue {
@@ -73,20 +75,31 @@ func valueOf(h IdentityHeader) identityValue {
 		return claimValue(h.Claim, h.JSON)
 	}
 	if text, ok := identityTexts[h.Value]; ok {
-		return func(project string, s *session.Session) (string, bool) {
-			value := text(project, s)
-			if h.JSON && value != "" {
-				return asciiJSON(value)
+		return func(b []byte, project string, s *session.Session) ([]byte, bool) {
+			if !h.JSON {
+				return text(b, project, s), true
 			}
-			return value, true
+			value := string(text(nil, project, s))
+			if value == "" {
+				return b, true
+			}
+			return appendJSON(b, value)
 		}
 	}
 	if list, ok := identityLists[h.Value]; ok {
-		return func(_ string, s *session.Session) (string, bool) {
+		return func(b []byte, _ string, s *session.Session) ([]byte, bool) {
 			if h.JSON {
-				return asciiJSON(list(s))
+				texts := make([]string, list.length(s))
+				for i := range texts {
+					texts[i] = list.item(s, i)
+				}
+				return appendJSON(b, texts)
 			}
-			return commaList(list(s))
+			ok := true
+			for i := 0; ok && i < list.length(s); i++ {
+				b, ok = appendItem(b, i, list.item(s, i))
+			}
+			return b, ok
 		}
 	}
 	return nil
@@ -95,53 +108,60 @@ func valueOf(h IdentityHeader) identityValue {
 // claimValue says a custom claim: a text, number or boolean as it is, a list of them joined by commas. An object can only be said in
 // JSON; null is nothing.
 func claimValue(name string, inJSON bool) identityValue {
-	return func(_ string, s *session.Session) (string, bool) {
+	return func(b []byte, _ string, s *session.Session) ([]byte, bool) {
 		value, ok := s.Claims.Get(name)
 		if !ok || value == nil {
-			return "", true
+			return b, true
 		}
 		if inJSON {
-			return s.Claims.JSON(name)
+			text, ok := s.Claims.JSON(name)
+			return append(b, text...), ok
 		}
 		list, isList := value.([]any)
 		if !isList {
-			return session.ClaimText(value)
+			text, ok := session.ClaimText(value)
+			return append(b, text...), ok
 		}
-		texts := make([]string, len(list))
-		for i, item := range list {
-			if texts[i], ok = session.ClaimText(item); !ok {
-				return "", false
-			}
+		ok = true
+		for i := 0; ok && i < len(list); i++ {
+			text, isText := session.ClaimText(list[i])
+			b, ok = appendItem(b, i, text)
+			ok = ok && isText
 		}
-		return commaList(texts)
+		return b, ok
 	}
 }
 
-// commaList joins texts. An upstream would read one with a comma as two, and one that is empty as none or one.
-func commaList(texts []string) (string, bool) {
-	bad := func(text string) bool { return text == "" || strings.Contains(text, ",") }
-	return strings.Join(texts, ","), !slices.ContainsFunc(texts, bad)
+// appendItem appends the i-th item of a list that is joined by commas. An upstream would read one with a comma as two, and one that is
+// empty as none or one.
+func appendItem(b []byte, i int, text string) ([]byte, bool) {
+	if text == "" || strings.Contains(text, ",") {
+		return b, false
+	}
+	if i > 0 {
+		b = append(b, ',')
+	}
+	return append(b, text...), true
 }
 
-// asciiJSON is JSON that any header can hold.
-func asciiJSON(value any) (string, bool) {
+// appendJSON appends JSON that any header can hold.
+func appendJSON(b []byte, value any) ([]byte, bool) {
 	text, err := json.Marshal(value)
 	if err != nil {
-		return "", false
+		return b, false
 	}
-	var ascii strings.Builder
 	for _, r := range string(text) {
 		switch {
 		case r < utf8.RuneSelf:
-			ascii.WriteRune(r)
+			b = append(b, byte(r))
 		case r > 0xffff:
 			high, low := utf16.EncodeRune(r)
-			fmt.Fprintf(&ascii, `\u%04x\u%04x`, high, low)
+			b = fmt.Appendf(b, `\u%04x\u%04x`, high, low)
 		default:
-			fmt.Fprintf(&ascii, `\u%04x`, r)
+			b = fmt.Appendf(b, `\u%04x`, r)
 		}
 	}
-	return ascii.String(), true
+	return b, true
 }
 
 // maxIdentityHyphens bounds the spellings of a name, 2 to the power of its hyphens.
@@ -174,12 +194,32 @@ func spellings(name string) []string {
 	return all
 }
 
-// checkIdentity refuses a session of which a claim is no clean header value: Envoy would answer 500 to a line break.
-func (a *answers) checkIdentity(s *session.Session) error {
-	for _, h := range a.identity {
-		if value, ok := h.value("", s); !ok || !cleanHeaderValue(value) {
+// identify appends what the upstream is told of a session, fields of OkHttpResponse. It refuses a session of which a value is no
+// clean header value: Envoy would answer 500 to a line break. An empty value would leave the client's own header in place, so the
+// header is removed instead.
+func (a *answers) identify(m *message, project string, s *session.Session) error {
+	m.piece(a.removeAsSomebody)
+	for i := range a.identity {
+		h := &a.identity[i]
+		start := len(m.b)
+		option := m.begin(okHeaders)
+		header := m.begin(optionHeader)
+		m.text(headerKey, h.name)
+		at := m.begin(headerValue)
+		var ok bool
+		m.b, ok = h.value(m.b, project, s)
+		switch {
+		case !ok || !cleanHeaderValue(m.b[at:]):
 			return fmt.Errorf("%w: no clean value for header %s", session.ErrClaims, h.name)
+		case len(m.b) == at:
+			m.b = m.b[:start]
+			m.text(okHeadersToRemove, h.name)
+			continue
 		}
+		m.end(at)
+		m.end(header)
+		m.number(optionAction, uint64(overwriteOrAdd))
+		m.end(option)
 	}
 	return nil
 }
@@ -188,12 +228,12 @@ func (a *answers) checkIdentity(s *session.Session) error {
 // most servers.
 const maxIdentityValue = 4096
 
-func cleanHeaderValue(v string) bool {
-	if len(v) > maxIdentityValue || v != strings.TrimSpace(v) {
+func cleanHeaderValue(v []byte) bool {
+	if len(v) > maxIdentityValue || len(v) > 0 && (v[0] == ' ' || v[len(v)-1] == ' ') {
 		return false
 	}
-	for i := range len(v) {
-		if v[i] < 0x20 || v[i] > 0x7e {
+	for _, b := range v {
+		if b < 0x20 || b > 0x7e {
 			return false
 		}
 	}

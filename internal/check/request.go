@@ -4,51 +4,56 @@ import (
 	"slices"
 	"strings"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-
 	"authz-sidecar/internal/policy"
 	"authz-sidecar/internal/session"
 )
 
-// request is the part of a CheckRequest that is looked at. An absent header is "".
+// request is the part of a CheckRequest that is looked at. Its strings point into the message, which is used again after the Check:
+// who keeps one for longer clones it. An absent header is "".
 type request struct {
 	method, path, host string
 	// rule is the name that Envoy's route gives.
 	rule string
-	// The credential's headers, duplicates joined as Envoy joins them.
+	// The credential's headers.
 	authorization, cookie, token string
 	contentType, requestID       string
 
-	// All headers, in whichever way Envoy sent them; see header.
-	headers map[string]string
-	lines   []*corev3.HeaderValue
+	message []byte
+	names   *headerNames
+	lines   []headerLines // of the headers in names
+	// lookup is the method header: a func value of it that is made once.
+	lookup func(name string) (value string, ok bool)
 }
 
-// ruleExtension is the context extension in which an Envoy route names a rule. It is the operator's configuration, out of
-// the client's reach.
-const ruleExtension = "rule"
+// headerLines are the lines of one header, in both ways in which Envoy sends them: a map (names in lower case, lines joined by
+// commas) or, with encode_raw_headers, one entry a line.
+type headerLines struct {
+	mapped   string
+	isMapped bool
+	raw      []string
+}
 
-// read takes from in what authorize needs; tokenHeader is the configured header of an opaque token, "" for none.
-func read(in *authv3.CheckRequest, tokenHeader string) request {
-	attributes := in.GetAttributes()
-	http := attributes.GetRequest().GetHttp()
-	req := request{
-		method:  http.GetMethod(),
-		path:    http.GetPath(),
-		host:    http.GetHost(),
-		rule:    attributes.GetContextExtensions()[ruleExtension],
-		headers: http.GetHeaders(),
-		lines:   http.GetHeaderMap().GetHeaders(),
+// newRequest makes one that looks at these headers.
+func newRequest(names *headerNames) *request {
+	r := &request{names: names, lines: make([]headerLines, len(names.all))}
+	r.lookup = r.header
+	return r
+}
+
+// keptLines is how many lines of one header a request keeps room for.
+const keptLines = 16
+
+// reset forgets everything.
+func (r *request) reset() {
+	for i := range r.lines {
+		raw := r.lines[i].raw
+		clear(raw)
+		if cap(raw) > keptLines {
+			raw = nil
+		}
+		r.lines[i] = headerLines{raw: raw[:0]}
 	}
-	req.authorization, _ = req.header("authorization")
-	req.cookie, _ = req.joined("cookie", "; ") // RFC 9113, section 8.2.3
-	req.contentType, _ = req.header("content-type")
-	req.requestID, _ = req.header("x-request-id")
-	if tokenHeader != "" {
-		req.token, _ = req.header(tokenHeader)
-	}
-	return req
+	*r = request{names: r.names, lines: r.lines, lookup: r.lookup}
 }
 
 // HeadersRead are the request headers that a Server looks at, in order. all is true if expressions may read any.
@@ -63,40 +68,68 @@ func HeadersRead(names session.Names, rules *policy.Set) (headers []string, all 
 	return slices.Compact(headers), all
 }
 
-// header returns the value of a header by its lower-case name, several lines joined by commas.
-func (r *request) header(name string) (value string, ok bool) { return r.joined(name, ",") }
-
-// joined reads both ways in which Envoy sends headers: a map (names in lower case, lines joined by commas) or, with
-// encode_raw_headers, one entry a line, which are joined here alike, empty ones too. Should a peer fill both, their values are
-// joined, which makes a contradiction ambiguous rather than a matter of precedence.
-func (r *request) joined(name, separator string) (value string, ok bool) {
-	value, ok = r.headers[name]
-	var all []string
-	for _, line := range r.lines {
-		if line.GetKey() == name {
-			all = append(all, lineValue(line))
-		}
-	}
-	switch {
-	case all == nil:
-		return value, ok
-	case ok:
-		all = append([]string{value}, all...)
-	}
-	return strings.Join(all, separator), true
+// headerNames are the names of the headers that are looked at.
+type headerNames struct {
+	all      []string
+	byLength [][]int // places in all of the names of each length
+	token    string  // the configured header of an opaque token, "" for none
 }
 
-func lineValue(line *corev3.HeaderValue) string {
-	if raw := line.GetRawValue(); len(raw) > 0 {
-		return string(raw)
+func newHeaderNames(all []string, token string) *headerNames {
+	n := &headerNames{all: all, token: token}
+	for i, name := range all {
+		for len(n.byLength) <= len(name) {
+			n.byLength = append(n.byLength, nil)
+		}
+		n.byLength[len(name)] = append(n.byLength[len(name)], i)
 	}
-	return line.GetValue()
+	return n
+}
+
+// find is the place of a name, or -1.
+func (n *headerNames) find(name string) int {
+	if len(name) < len(n.byLength) {
+		for _, i := range n.byLength[len(name)] {
+			if n.all[i] == name {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
+// header returns the value of a header by its lower-case name, several lines joined by commas, or cookies by semicolons
+// (RFC 9113, section 8.2.3), empty ones too. Should a peer send a header in both ways, its values are joined, which makes a
+// contradiction ambiguous rather than a matter of precedence.
+func (r *request) header(name string) (value string, ok bool) {
+	i := r.names.find(name)
+	if i < 0 { // an expression made up the name
+		other := newRequest(newHeaderNames([]string{name}, ""))
+		other.readMessage(r.message)
+		return other.header(name)
+	}
+	lines := &r.lines[i]
+	switch {
+	case len(lines.raw) == 0:
+		return lines.mapped, lines.isMapped
+	case len(lines.raw) == 1 && !lines.isMapped:
+		return lines.raw[0], true
+	}
+	all := lines.raw
+	if lines.isMapped {
+		all = append([]string{lines.mapped}, all...)
+	}
+	separator := ","
+	if name == "cookie" {
+		separator = "; "
+	}
+	return strings.Join(all, separator), true
 }
 
 // forRules is what rules are matched by.
 func (r *request) forRules() policy.Request {
 	return policy.Request{
-		Method: r.method, Host: r.host, Path: r.path, Rule: r.rule, Header: r.header, Preflight: r.isPreflight(),
+		Method: r.method, Host: r.host, Path: r.path, Rule: r.rule, Header: r.lookup, Preflight: r.isPreflight(),
 	}
 }
 

@@ -10,12 +10,8 @@ import (
 	"strings"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
-	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"authz-sidecar/internal/requirement"
 	"authz-sidecar/internal/session"
@@ -28,7 +24,7 @@ type CookieAttributes struct {
 	Secure, HTTPOnly       bool
 }
 
-// answers turns decisions into CheckResponses.
+// answers turns decisions into CheckResponses, in wire form.
 type answers struct {
 	names              session.Names
 	cookie             CookieAttributes
@@ -37,9 +33,9 @@ type answers struct {
 	shadow             bool
 	logIn              LogIn
 	identity           []identityHeader
-	// The names to remove from a request that passes as nobody, and those from one that passes as somebody: the other
-	// spellings alone.
-	removeAsNobody, removeAsSomebody []string
+	// Ready fields of OkHttpResponse: the names to remove from a request that passes as nobody, and those from one that passes as
+	// somebody, the other spellings alone.
+	removeAsNobody, removeAsSomebody []byte
 }
 
 func newAnswers(cfg Config) (*answers, error) {
@@ -55,56 +51,66 @@ func newAnswers(cfg Config) (*answers, error) {
 		shadow:             cfg.Shadow,
 		logIn:              logIn,
 	}
+	var nobody, somebody message
 	for _, h := range cfg.IdentityHeaders {
 		ready, err := newIdentityHeader(h)
 		if err != nil {
 			return nil, err
 		}
 		a.identity = append(a.identity, ready)
-		a.removeAsNobody = append(append(a.removeAsNobody, ready.name), ready.others...)
-		a.removeAsSomebody = append(a.removeAsSomebody, ready.others...)
+		nobody.text(okHeadersToRemove, ready.name)
+		for _, other := range ready.others {
+			nobody.text(okHeadersToRemove, other)
+			somebody.text(okHeadersToRemove, other)
+		}
 	}
+	a.removeAsNobody, a.removeAsSomebody = nobody.b, somebody.b
 	return a, nil
 }
 
-func (a *answers) answer(req *request, d *decision) *authv3.CheckResponse {
+// answer appends the response. One that no reader would take, because a text in it is no UTF-8, is a fault of ours and denied as such:
+// grpc's own error would be no verdict.
+func (a *answers) answer(m *message, req *request, d *decision) {
+	start := len(m.b)
 	if d.reason.Allowed() || d.shadowed {
-		return a.allowed(req, d)
+		a.allowed(m, req, d)
+	} else {
+		a.denied(m, req, d)
 	}
-	return a.denied(req, d)
+	if m.broken {
+		m.b, m.broken = m.b[:start], false
+		*d = deny(Internal, errNotUTF8)
+		a.denied(m, new(request), d)
+	}
 }
 
+var errNotUTF8 = errors.New("the answer would not be UTF-8")
+
+// statusAllowed is the field status of a CheckResponse: OK, which is 0 and so empty.
+var statusAllowed = []byte{responseStatus<<3 | byte(protowire.BytesType), 0}
+
 // allowed lets the request pass, as nobody if that is only because the rule observes. Envoy removes headers after it sets
-// them, so a name is in one list only; and a header set with an empty value would leave the client's own in place, so an
-// empty one is removed instead.
-func (a *answers) allowed(req *request, d *decision) *authv3.CheckResponse {
-	ok := &authv3.OkHttpResponse{}
-	if d.session == nil || d.shadowed {
-		ok.HeadersToRemove = slices.Clip(a.removeAsNobody)
+// them, so a name is in one list only.
+func (a *answers) allowed(m *message, req *request, d *decision) {
+	m.piece(statusAllowed)
+	ok := m.begin(responseOK)
+	somebody := d.session != nil && !d.shadowed
+	if somebody {
+		m.piece(d.identity)
 	} else {
-		ok.HeadersToRemove = slices.Clip(a.removeAsSomebody)
-		for _, h := range a.identity {
-			if value, _ := h.value(d.rule.Project, d.session); value != "" {
-				ok.Headers = append(ok.Headers, overwrite(h.name, value))
-			} else {
-				ok.HeadersToRemove = append(ok.HeadersToRemove, h.name)
-			}
-		}
+		m.piece(a.removeAsNobody)
 	}
 	switch {
 	case a.removesCredential(d):
-		a.removeCredentials(ok, req, d)
-	case d.session != nil && !d.shadowed:
-		ok.Headers = append(ok.Headers, a.jwtUpstream(req, d)...)
+		a.removeCredentials(m, req, d)
+	case somebody:
+		a.jwtUpstream(m, req, d)
 	}
-	if ok.ResponseHeadersToAdd = a.handBack(d); ok.ResponseHeadersToAdd != nil {
-		ok.ResponseHeadersToAdd = append(ok.ResponseHeadersToAdd, notForCaches...)
+	if a.handBack(m, okHeadersToResponse, d) {
+		m.piece(notForCaches)
 	}
-	return &authv3.CheckResponse{
-		Status:          &status.Status{Code: int32(codes.OK)},
-		HttpResponse:    &authv3.CheckResponse_OkResponse{OkResponse: ok},
-		DynamicMetadata: metadata(d),
-	}
+	m.end(ok)
+	metadata(m, d)
 }
 
 // removesCredential says whether the upstream gets the request without its credential. Where the gate only observes, the upstream
@@ -115,54 +121,54 @@ func (a *answers) removesCredential(d *decision) bool {
 
 // removeCredentials takes out what the credential's names name, presented or not; an Authorization header only where it held a
 // JWT, since elsewhere it is the upstream's own affair.
-func (a *answers) removeCredentials(ok *authv3.OkHttpResponse, req *request, d *decision) {
+func (a *answers) removeCredentials(m *message, req *request, d *decision) {
 	if d.credential.HeaderJWT != "" {
-		ok.HeadersToRemove = append(ok.HeadersToRemove, "authorization")
+		m.text(okHeadersToRemove, "authorization")
 	}
 	if a.names.TokenHeader != "" {
-		ok.HeadersToRemove = append(ok.HeadersToRemove, a.names.TokenHeader)
+		m.text(okHeadersToRemove, a.names.TokenHeader)
 	}
 	switch others := withoutCookies(req.cookie, a.names.JWTCookie, a.names.TokenCookie); {
 	case others == req.cookie:
 	case others == "":
-		ok.HeadersToRemove = append(ok.HeadersToRemove, "cookie")
+		m.text(okHeadersToRemove, "cookie")
 	default:
-		ok.Headers = append(ok.Headers, overwrite("cookie", others))
+		m.header(okHeaders, "cookie", others, overwriteOrAdd)
 	}
 }
 
-// notForCaches overwrite what the upstream says: a shared cache that kept an answer with our cookie would hand one user's
-// session to the next. The last two are asked first by the caches of content delivery networks (RFC 9213), where present.
-var notForCaches = []*corev3.HeaderValueOption{
-	overwrite("cache-control", "no-store"),
-	headerOption("cdn-cache-control", "no-store", corev3.HeaderValueOption_OVERWRITE_IF_EXISTS),
-	headerOption("surrogate-control", "no-store", corev3.HeaderValueOption_OVERWRITE_IF_EXISTS),
-}
+// notForCaches, ready fields of OkHttpResponse, overwrite what the upstream says: a shared cache that kept an answer with our cookie
+// would hand one user's session to the next. The last two are asked first by the caches of content delivery networks (RFC 9213),
+// where present.
+var notForCaches = func() []byte {
+	var m message
+	m.header(okHeadersToResponse, "cache-control", "no-store", overwriteOrAdd)
+	m.header(okHeadersToResponse, "cdn-cache-control", "no-store", overwriteOnly)
+	m.header(okHeadersToResponse, "surrogate-control", "no-store", overwriteOnly)
+	return m.b
+}()
 
 // jwtUpstream puts the JWT that the decision rests on in the place of every other one: the old one of an exchange, the older of
 // two, and one that was set aside, which nobody has proved. An upstream may look at any of them.
-func (a *answers) jwtUpstream(req *request, d *decision) []*corev3.HeaderValueOption {
+func (a *answers) jwtUpstream(m *message, req *request, d *decision) {
 	jwt := d.refreshed
 	if jwt == "" {
 		jwt = d.proved.jwt
 	}
-	var headers []*corev3.HeaderValueOption
 	if c := d.credential; c.HeaderJWT != "" && c.HeaderJWT != jwt {
-		headers = append(headers, overwrite("authorization", "Bearer "+jwt))
+		m.header(okHeaders, "authorization", "Bearer "+jwt, overwriteOrAdd)
 	}
 	if c := d.credential; c.CookieJWT != "" && c.CookieJWT != jwt || d.refreshed != "" && cameByCookie(c) {
-		headers = append(headers, overwrite("cookie", replaceCookie(req.cookie, a.names.JWTCookie, jwt)))
+		m.header(okHeaders, "cookie", replaceCookie(req.cookie, a.names.JWTCookie, jwt), overwriteOrAdd)
 	}
-	return headers
 }
 
-// handBack gives the client its new JWT: as a cookie if its credential came by one, and in the header that was asked for if it
-// came by a header.
-func (a *answers) handBack(d *decision) []*corev3.HeaderValueOption {
+// handBack gives the client its new JWT, if there is one: as a cookie if its credential came by one, and in the header that was asked
+// for if it came by a header.
+func (a *answers) handBack(m *message, field protowire.Number, d *decision) (given bool) {
 	if d.refreshed == "" {
-		return nil
+		return false
 	}
-	var headers []*corev3.HeaderValueOption
 	if cameByCookie(d.credential) {
 		cookie := http.Cookie{
 			Name: a.names.JWTCookie, Value: d.refreshed,
@@ -171,12 +177,14 @@ func (a *answers) handBack(d *decision) []*corev3.HeaderValueOption {
 			// The session's end, not the JWT's: an expired JWT is what the next exchange trades.
 			Expires: d.session.EndsAt,
 		}
-		headers = append(headers, add("set-cookie", cookie.String()))
+		m.header(field, "set-cookie", cookie.String(), appendOrAdd)
+		given = true
 	}
 	if a.refreshedJWTHeader != "" && cameByHeader(d.credential) {
-		headers = append(headers, overwrite(a.refreshedJWTHeader, d.refreshed))
+		m.header(field, a.refreshedJWTHeader, d.refreshed, overwriteOrAdd)
+		given = true
 	}
-	return headers
+	return given
 }
 
 // canHandBack says whether a client with this credential would get a new JWT.
@@ -227,43 +235,45 @@ func withoutCookies(header string, names ...string) string {
 }
 
 // denied is the one maker of denials, and of the one answer that is none because a rule leaves the choice to Envoy.
-func (a *answers) denied(req *request, d *decision) *authv3.CheckResponse {
-	why := reasons[d.reason.known()]
+func (a *answers) denied(m *message, req *request, d *decision) {
+	why := &reasons[d.reason.known()]
+	status := m.begin(responseStatus)
+	m.number(statusCode, uint64(grpcCode(why.status)))
+	m.text(statusMessage, why.public)
+	m.end(status)
+
+	kind := protowire.Number(responseDenied)
+	if d.leftToEnvoy {
+		kind = responseError
+	}
+	denial := m.begin(kind)
 	code := why.status
-	headers := []*corev3.HeaderValueOption{overwrite("cache-control", "no-store")}
+	header := func(name, value string) { m.header(deniedHeaders, name, value, overwriteOrAdd) }
+	header("cache-control", "no-store")
 	if challenge := challenge(why.public, d); challenge != "" {
-		headers = append(headers, overwrite("www-authenticate", challenge))
+		header("www-authenticate", challenge)
 	}
 	if why.status == http.StatusServiceUnavailable {
-		headers = append(headers, overwrite("retry-after", retryAfter(d.detail)))
+		header("retry-after", retryAfter(d.detail))
 	}
-	var body string
 	switch {
 	case req.isGRPC():
 		// Envoy makes a trailers-only answer of it, with the body as grpc-message.
-		headers = append(headers, overwrite("grpc-status", strconv.Itoa(int(grpcCodes[why.status]))))
-		body = why.public + ": " + message(why.public, d)
+		header("grpc-status", strconv.Itoa(int(grpcCode(why.status))))
+		m.text(deniedBody, why.public+": "+describe(why.public, d))
 	case why.status == http.StatusUnauthorized && d.rule != nil && d.rule.RedirectToLogIn && req.navigates():
 		code = http.StatusFound
-		headers = append(headers, overwrite("location", a.logIn.location(req, d)))
+		header("location", a.logIn.location(req, d))
 	default:
-		headers = append(headers, overwrite("content-type", "application/json"))
-		body = denialBody(why.public, d)
+		header("content-type", "application/json")
+		m.text(deniedBody, denialBody(why.public, d))
 	}
-	denial := &authv3.DeniedHttpResponse{
-		Status:  &typev3.HttpStatus{Code: typev3.StatusCode(code)},
-		Headers: append(headers, a.handBack(d)...),
-		Body:    body,
-	}
-	response := &authv3.CheckResponse{
-		Status:          &status.Status{Code: int32(grpcCodes[why.status]), Message: why.public},
-		HttpResponse:    &authv3.CheckResponse_DeniedResponse{DeniedResponse: denial},
-		DynamicMetadata: metadata(d),
-	}
-	if d.leftToEnvoy {
-		response.HttpResponse = &authv3.CheckResponse_ErrorResponse{ErrorResponse: denial}
-	}
-	return response
+	a.handBack(m, deniedHeaders, d)
+	status = m.begin(deniedStatus)
+	m.number(statusCode, uint64(code))
+	m.end(status)
+	m.end(denial)
+	metadata(m, d)
 }
 
 // retryAfter is when to try again, in seconds: as the session API says, if it was that which limits us.
@@ -290,9 +300,9 @@ var messages = map[string]string{
 	"unavailable":          "The session could not be checked just now. Try again.",
 }
 
-// message is for the client. Of a contradiction it says which: the client alone can mend it, and learns nothing that it did not
+// describe is for the client. Of a contradiction it says which: the client alone can mend it, and learns nothing that it did not
 // send.
-func message(public string, d *decision) string {
+func describe(public string, d *decision) string {
 	if d.reason == AmbiguousCredential && d.detail != nil {
 		if which, ok := strings.CutPrefix(d.detail.Error(), session.ErrAmbiguous.Error()+": "); ok {
 			return "The request carries session credentials that contradict each other: " + which + ". Send one."
@@ -339,12 +349,17 @@ func stepUpAge(d *decision) (age time.Duration) {
 	return age
 }
 
-// grpcCodes are what the statuses mean to a gRPC client.
-var grpcCodes = map[int]codes.Code{
-	http.StatusBadRequest:         codes.InvalidArgument,
-	http.StatusUnauthorized:       codes.Unauthenticated,
-	http.StatusForbidden:          codes.PermissionDenied,
-	http.StatusServiceUnavailable: codes.Unavailable,
+// grpcCode is what a status means to a gRPC client.
+func grpcCode(status int) codes.Code {
+	switch status {
+	case http.StatusBadRequest:
+		return codes.InvalidArgument
+	case http.StatusUnauthorized:
+		return codes.Unauthenticated
+	case http.StatusForbidden:
+		return codes.PermissionDenied
+	}
+	return codes.Unavailable
 }
 
 // factorsWanted tells a front end what to ask the user for.
@@ -355,12 +370,28 @@ type factorsWanted struct {
 	MaxAge          int      `json:"max_age,omitempty"` // in seconds
 }
 
+// plainBodies are the bodies that are always the same, by public reason.
+var plainBodies = func() map[string]string {
+	bodies := map[string]string{}
+	for public := range messages {
+		bodies[public] = jsonBody(public, &decision{})
+	}
+	return bodies
+}()
+
 func denialBody(public string, d *decision) string {
+	if d.reason == StepUp || d.reason == AmbiguousCredential {
+		return jsonBody(public, d)
+	}
+	return plainBodies[public]
+}
+
+func jsonBody(public string, d *decision) string {
 	content := struct {
 		Reason  string          `json:"reason"`
 		Message string          `json:"message"`
 		Factors []factorsWanted `json:"factors,omitempty"`
-	}{Reason: public, Message: message(public, d)}
+	}{Reason: public, Message: describe(public, d)}
 	for _, f := range missingFactors(d) {
 		content.Factors = append(content.Factors, factorsWanted{max(f.MinCount, 1), f.Types, f.DeliveryMethods, int(f.MaxAge.Seconds())})
 	}
@@ -371,42 +402,25 @@ func denialBody(public string, d *decision) string {
 	return string(body) + "\n"
 }
 
-// metadata is what Envoy's access log and later filters may read, under envoy.filters.http.ext_authz.
-func metadata(d *decision) *structpb.Struct {
-	fields := map[string]*structpb.Value{
-		"verdict": structpb.NewStringValue(d.verdict()),
-		"reason":  structpb.NewStringValue(d.reason.String()),
-	}
-	set := func(name, value string) {
-		if value != "" {
-			fields[name] = structpb.NewStringValue(value)
-		}
-	}
+// metadata appends what Envoy's access log and later filters may read, under envoy.filters.http.ext_authz.
+func metadata(m *message, d *decision) {
+	at := m.begin(responseMetadata)
+	m.member("verdict", d.verdict())
+	m.member("reason", d.reason.String())
 	if d.rule != nil {
-		set("rule", d.rule.Name)
-		set("project", d.rule.Project)
+		m.member("rule", d.rule.Name)
+		m.member("project", d.rule.Project)
 	}
-	set("requirement", d.unmet())
-	if d.session != nil {
-		set("subject", d.session.Subject)
-		set("session_id", d.session.ID)
-		set("organization_id", d.session.OrganizationID)
-		set("token_expires_at", d.session.Expires.UTC().Format(time.RFC3339))
+	m.member("requirement", d.unmet())
+	if s := d.session; s != nil {
+		m.member("subject", s.Subject)
+		m.member("session_id", s.ID)
+		m.member("organization_id", s.OrganizationID)
+		member := m.beginMember("token_expires_at")
+		text := m.begin(valueText)
+		m.b = s.Expires.UTC().AppendFormat(m.b, time.RFC3339)
+		m.end(text)
+		m.endMember(member)
 	}
-	return &structpb.Struct{Fields: fields}
-}
-
-// overwrite sets a header in place of whatever is there. The action is always sent: Envoy's default for it changed
-// between versions.
-func overwrite(name, value string) *corev3.HeaderValueOption {
-	return headerOption(name, value, corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD)
-}
-
-// add puts a header beside those that are there.
-func add(name, value string) *corev3.HeaderValueOption {
-	return headerOption(name, value, corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD)
-}
-
-func headerOption(name, value string, action corev3.HeaderValueOption_HeaderAppendAction) *corev3.HeaderValueOption {
-	return &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: name, Value: value}, AppendAction: action}
+	m.end(at)
 }

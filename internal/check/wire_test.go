@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"authz-sidecar/internal/check"
+	"authz-sidecar/internal/policy"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi/sessionapitest"
 )
@@ -32,7 +34,7 @@ func TestWhatCannotBeDecodedIsDenied(t *testing.T) {
 	h := newHouse(t, session.Consumer, nil)
 	listener := bufconn.Listen(1 << 16)
 	server := grpc.NewServer(grpc.ForceServerCodecV2(check.NewCodec()))
-	authv3.RegisterAuthorizationServer(server, h.server)
+	h.server.Register(server)
 	go server.Serve(listener)
 	defer server.Stop()
 	conn, err := grpc.NewClient("passthrough:bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -44,10 +46,7 @@ func TestWhatCannotBeDecodedIsDenied(t *testing.T) {
 	defer conn.Close()
 
 	login := h.logIn(sessionapitest.LogIn{})
-	good, err := proto.Marshal(request("/app", "authorization", "Bearer "+login.JWT))
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := encoded(t, request("/app", "authorization", "Bearer "+login.JWT))
 	notUTF8 := []byte(strings.Replace(string(good), "/app", "/a\xffp", 1))
 	for name, c := range map[string]struct {
 		message []byte
@@ -64,24 +63,47 @@ func TestWhatCannotBeDecodedIsDenied(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		a := answer{response, response.GetDynamicMetadata().GetFields()["reason"].GetStringValue()}
+		a := newAnswer(response)
 		if a.reason != c.reason || a.allowed() != (c.reason == "verified") {
 			t.Errorf("%s: %d %s, want %s", name, a.status(), a.reason, c.reason)
 		}
 	}
 }
 
-func TestAnAnswerThatCannotBeEncodedBecomesADenial(t *testing.T) {
-	bad := &authv3.CheckResponse{HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{HeadersToRemove: []string{"\xff"}}}}
-	encoded, err := check.NewCodec().Marshal(bad)
-	if err != nil {
-		t.Fatal(err)
+// TestAnAnswerThatNobodyCouldReadBecomesADenial has a rule whose name is no UTF-8.
+func TestAnAnswerThatNobodyCouldReadBecomesADenial(t *testing.T) {
+	h := newHouse(t, session.Consumer, withRules(t, policy.Rule{Name: "\xff", Match: prefix("/public"), Session: policy.None}))
+	if a := h.check("/public"); a.allowed() || a.reason != "internal" || a.status() != 503 {
+		t.Errorf("%d %s", a.status(), a.reason)
 	}
-	response := new(authv3.CheckResponse)
-	if err := proto.Unmarshal(encoded.Materialize(), response); err != nil {
-		t.Fatal(err)
+	if a := h.check("/"); a.reason != "no_credential" {
+		t.Errorf("by another rule: %s", a.reason)
 	}
-	if status := response.GetDeniedResponse().GetStatus().GetCode(); response.GetStatus().GetCode() == 0 || status != 503 {
-		t.Errorf("%v", response)
+}
+
+// TestAnswersAreWrittenAsProtobufWritesThem compares the wire form of answers of all kinds with protobuf's own of the same message.
+func TestAnswersAreWrittenAsProtobufWritesThem(t *testing.T) {
+	h := newHouse(t, session.Consumer, func(c *check.Config) { c.RefreshedJWTHeader = "x-new-jwt" })
+	login := h.logIn(sessionapitest.LogIn{Roles: []string{"a", "b"}})
+	old := h.mint(login, time.Hour)
+	for name, in := range map[string]*authv3.CheckRequest{
+		"public":      request("/public"),
+		"verified":    request("/app", "authorization", "Bearer "+login.JWT),
+		"exchanged":   request("/app", "authorization", "Bearer "+old, "cookie", "theme=dark; stytch_session_jwt="+old),
+		"no one":      request("/app"),
+		"no one, RPC": request("POST /app", "content-type", "application/grpc"),
+		"forged":      request("/app", "authorization", "Bearer "+login.JWT[:len(login.JWT)-4]+"AAAA"),
+		"two":         request("/app", "authorization", "Bearer a, Bearer b"),
+		"nothing":     {},
+	} {
+		const before = "what was there"
+		written := h.server.AppendCheck(t.Context(), []byte(before), encoded(t, in))
+		if string(written[:len(before)]) != before {
+			t.Fatalf("%s: %q", name, written)
+		}
+		response := decoded(t, written[len(before):])
+		if len(response.ProtoReflect().GetUnknown()) > 0 || proto.Size(response) != len(written)-len(before) {
+			t.Errorf("%s: %d bytes, and protobuf needs %d: %v", name, len(written)-len(before), proto.Size(response), response)
+		}
 	}
 }

@@ -1,0 +1,236 @@
+package check
+
+import (
+	"unicode/utf8"
+	"unsafe"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// The fields of CheckRequest that are read
+// (https://github.com/envoyproxy/envoy/blob/main/api/envoy/service/auth/v3/attribute_context.proto).
+const (
+	requestAttributes = 1 // of CheckRequest
+
+	attributesRequest    = 4 // of AttributeContext
+	attributesExtensions = 10
+
+	attributesHTTP = 2 // of AttributeContext.Request
+
+	httpMethod    = 2 // of AttributeContext.HttpRequest
+	httpHeaders   = 3
+	httpPath      = 4
+	httpHost      = 5
+	httpHeaderMap = 13
+
+	headerMapHeaders = 1 // of HeaderMap
+
+	entryKey      = 1 // of a map's entry, and of HeaderValue
+	entryValue    = 2
+	entryRawValue = 3 // of HeaderValue alone
+)
+
+// ruleExtension is the context extension in which an Envoy route names a rule. It is the operator's configuration, out of
+// the client's reach.
+const ruleExtension = "rule"
+
+// read takes from a CheckRequest in wire form what is looked at, in place. It reads as proto.Unmarshal does: of several texts of one
+// field the last counts, several messages of one field are one, and a field of another wire type is unknown. A message that is none
+// is read as an empty one, which has no path and is denied for it. What is not looked at is not looked into either: whether it is
+// well-formed is only known of the parts that are read.
+func (r *request) read(message []byte) {
+	r.reset()
+	r.message = message
+	if !r.readMessage(message) {
+		r.reset()
+		return
+	}
+	r.authorization, _ = r.header("authorization")
+	r.cookie, _ = r.header("cookie")
+	r.contentType, _ = r.header("content-type")
+	r.requestID, _ = r.header("x-request-id")
+	if r.names.token != "" {
+		r.token, _ = r.header(r.names.token)
+	}
+}
+
+func (r *request) readMessage(b []byte) bool {
+	for len(b) > 0 {
+		field, value, rest, ok := next(b)
+		if !ok || field == requestAttributes && !r.readAttributes(value) {
+			return false
+		}
+		b = rest
+	}
+	return true
+}
+
+func (r *request) readAttributes(b []byte) bool {
+	for len(b) > 0 {
+		field, value, rest, ok := next(b)
+		if !ok {
+			return false
+		}
+		b = rest
+		switch field {
+		case attributesRequest:
+			ok = r.readRequest(value)
+		case attributesExtensions:
+			ok = r.readExtension(value)
+		}
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *request) readExtension(b []byte) bool {
+	e, ok := readEntry(b)
+	if ok && string(e.key) == ruleExtension {
+		ok = setText(&r.rule, e.value)
+	}
+	return ok
+}
+
+func (r *request) readRequest(b []byte) bool {
+	for len(b) > 0 {
+		field, value, rest, ok := next(b)
+		if !ok || field == attributesHTTP && !r.readHTTP(value) {
+			return false
+		}
+		b = rest
+	}
+	return true
+}
+
+func (r *request) readHTTP(b []byte) bool {
+	for len(b) > 0 {
+		field, value, rest, ok := next(b)
+		if !ok {
+			return false
+		}
+		b = rest
+		switch field {
+		case httpHeaders:
+			ok = r.readHeader(value)
+		case httpHeaderMap:
+			ok = r.readHeaderMap(value)
+		case httpMethod:
+			ok = setText(&r.method, value)
+		case httpPath:
+			ok = setText(&r.path, value)
+		case httpHost:
+			ok = setText(&r.host, value)
+		}
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *request) readHeader(b []byte) bool {
+	e, ok := readEntry(b)
+	if i := r.names.find(borrow(e.key)); ok && i >= 0 {
+		r.lines[i].isMapped = true
+		ok = setText(&r.lines[i].mapped, e.value)
+	}
+	return ok
+}
+
+func (r *request) readHeaderMap(b []byte) bool {
+	for len(b) > 0 {
+		field, value, rest, ok := next(b)
+		if !ok || field == headerMapHeaders && !r.readLine(value) {
+			return false
+		}
+		b = rest
+	}
+	return true
+}
+
+func (r *request) readLine(b []byte) bool {
+	e, ok := readEntry(b)
+	i := r.names.find(borrow(e.key))
+	if !ok || i < 0 {
+		return ok
+	}
+	var line string
+	if !setText(&line, e.value) {
+		return false
+	}
+	if len(e.raw) > 0 {
+		line = borrow(e.raw)
+	}
+	r.lines[i].raw = append(r.lines[i].raw, line)
+	return true
+}
+
+// entry is a HeaderValue, or an entry of a map, which has no raw value.
+type entry struct{ key, value, raw []byte }
+
+func readEntry(b []byte) (e entry, ok bool) {
+	for len(b) > 0 {
+		field, value, rest, ok := next(b)
+		if !ok {
+			return entry{}, false
+		}
+		b = rest
+		switch field {
+		case entryKey:
+			e.key = value
+		case entryValue:
+			e.value = value
+		case entryRawValue:
+			e.raw = value
+		}
+	}
+	return e, true
+}
+
+// next is the next length-delimited field of a message, 0 if there is none but others, which it skips. It is not ok if b is no
+// message. Tags and lengths of one byte, as almost all are, take the short way.
+func next(b []byte) (field protowire.Number, value, rest []byte, ok bool) {
+	for len(b) > 0 {
+		tag, n := uint64(b[0]), 1
+		if tag >= 0x80 {
+			tag, n = protowire.ConsumeVarint(b)
+		}
+		if n < 0 || tag>>3 < uint64(protowire.MinValidNumber) || tag>>3 > uint64(protowire.MaxValidNumber) {
+			return 0, nil, nil, false
+		}
+		b = b[n:]
+		if protowire.Type(tag&7) != protowire.BytesType {
+			n := protowire.ConsumeFieldValue(protowire.Number(tag>>3), protowire.Type(tag&7), b)
+			if n < 0 {
+				return 0, nil, nil, false
+			}
+			b = b[n:]
+			continue
+		}
+		if len(b) == 0 {
+			return 0, nil, nil, false
+		}
+		length, n := uint64(b[0]), 1
+		if length >= 0x80 {
+			length, n = protowire.ConsumeVarint(b)
+		}
+		if n < 0 || length > uint64(len(b)-n) {
+			return 0, nil, nil, false
+		}
+		end := n + int(length)
+		return protowire.Number(tag >> 3), b[n:end], b[end:], true
+	}
+	return 0, nil, nil, true
+}
+
+// setText sets text to a field of type string, which is UTF-8
+// (https://protobuf.dev/programming-guides/proto3/#scalar).
+func setText(text *string, value []byte) bool {
+	*text = borrow(value)
+	return utf8.Valid(value)
+}
+
+// borrow is b as a string, without a copy: it is only good as long as b is not written to.
+func borrow(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
