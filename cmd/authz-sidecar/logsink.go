@@ -2,18 +2,19 @@ package main
 
 import (
 	"io"
-	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // logSink hands log lines on to a writer without ever holding up who logs: a reader of our log that stalls must not stall
-// a Check, whose time-out at Envoy is an error and no verdict. Lines wait in a bounded queue; what does not fit is
-// dropped and counted.
+// a Check, whose time-out at Envoy is an error and no verdict. Lines wait in a bounded queue, and those that do are written
+// together; what does not fit is dropped and counted.
 type logSink struct {
 	w       io.Writer
-	lines   chan []byte
+	lines   chan *[]byte
+	room    sync.Pool // of *[]byte
 	closing chan struct{}
 	closed  chan struct{}
 	dropped prometheus.Counter
@@ -22,6 +23,8 @@ type logSink struct {
 const (
 	// maxLogLines is how many lines wait, a second's worth of denials under a flood: about 2 MiB.
 	maxLogLines = 4096
+	// maxLogWrite is about how much is written at once, which is what a pipe holds.
+	maxLogWrite = 64 << 10
 	// logFlushLimit is how long the last lines may take.
 	logFlushLimit = time.Second
 )
@@ -30,7 +33,8 @@ const (
 func newLogSink(w io.Writer) *logSink {
 	s := &logSink{
 		w:       w,
-		lines:   make(chan []byte, maxLogLines),
+		lines:   make(chan *[]byte, maxLogLines),
+		room:    sync.Pool{New: func() any { return new([]byte) }},
 		closing: make(chan struct{}),
 		closed:  make(chan struct{}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
@@ -44,9 +48,12 @@ func newLogSink(w io.Writer) *logSink {
 
 // Write implements io.Writer for one whole line. It never fails.
 func (s *logSink) Write(line []byte) (int, error) {
+	waiting := s.room.Get().(*[]byte)
+	*waiting = append((*waiting)[:0], line...) // the handler uses its buffer again
 	select {
-	case s.lines <- slices.Clone(line): // the handler uses its buffer again
+	case s.lines <- waiting:
 	default:
+		s.room.Put(waiting)
 		s.dropped.Inc()
 	}
 	return len(line), nil
@@ -57,17 +64,37 @@ func (s *logSink) run() {
 	for {
 		select {
 		case line := <-s.lines:
-			s.w.Write(line)
+			s.write(line)
 		case <-s.closing:
 			for {
 				select {
 				case line := <-s.lines:
-					s.w.Write(line)
+					s.write(line)
 				default:
 					return
 				}
 			}
 		}
+	}
+}
+
+// write writes a line, and those that wait behind it.
+func (s *logSink) write(line *[]byte) {
+	batch := *line
+	for len(batch) < maxLogWrite {
+		select {
+		case next := <-s.lines:
+			batch = append(batch, *next...)
+			s.room.Put(next)
+			continue
+		default:
+		}
+		break
+	}
+	s.w.Write(batch)
+	if cap(batch) <= maxLogWrite/16 { // of a flood nothing is kept
+		*line = batch
+		s.room.Put(line)
 	}
 }
 

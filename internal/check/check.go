@@ -46,6 +46,9 @@ type Config struct {
 	RemoveCredential bool
 	// IdentityHeaders tell the upstream who is calling, and are taken from every client that sends them.
 	IdentityHeaders []IdentityHeader
+	// EnvoyStopsUnderscores says that no header with "_" in its name reaches the upstream, so that the spellings of IdentityHeaders
+	// with one are not removed.
+	EnvoyStopsUnderscores bool
 	// LogIn is where rules with RedirectToLogIn send browsers.
 	LogIn LogIn
 	// TrustedOrigins are no other sites for rules with RefuseCrossSite.
@@ -118,6 +121,7 @@ type work struct {
 	header, cookie session.Session
 	// identity is what decision.identity is written to.
 	identity message
+	attrs    [maxAttrs]slog.Attr // of the log line
 	// buffer holds the message; nil if it is not grpc's.
 	buffer mem.Buffer
 }
@@ -214,7 +218,7 @@ func (s *Server) check(ctx context.Context, w *work, in, out []byte) []byte {
 	w.arrived = time.Now()
 	m := message{b: out}
 	s.walk(ctx, w, in, &m)
-	s.observer.decided(ctx, w.request, &w.decision, time.Since(w.arrived))
+	s.observer.decided(ctx, w, time.Since(w.arrived))
 	return m.b
 }
 
