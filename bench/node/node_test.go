@@ -1,0 +1,36 @@
+package node
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+
+	"authz-sidecar/bench/subject"
+)
+
+// What is slow because it is wrong would be no comparison.
+func TestTheServerLetsInGenuineTokensOnly(t *testing.T) {
+	modules := os.Getenv("BENCH_NODE_MODULES")
+	if modules == "" {
+		modules = "../../.tools/bench-node/node_modules"
+	}
+	if _, err := os.Stat(modules); err != nil {
+		t.Skip("the SDK is not installed: run make bench once")
+	}
+	if _, err := exec.LookPath("node"); err != nil {
+		t.Skip(err)
+	}
+	stage, err := subject.NewStage(t.Context(), subject.Options{NodeModules: modules, Logf: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stage.Close()
+	server, err := Start(t.Context(), stage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop()
+	if err := stage.Checks(t.Context(), server, false); err != nil {
+		t.Fatalf("%v\n%s", err, server.Tail())
+	}
+}
