@@ -8,9 +8,10 @@ import (
 	"runtime/pprof"
 )
 
-// startProfile writes a CPU profile to the file that AUTHZ_SIDECAR_PROFILE names, for make pgo. It is in no binary that is shipped.
+// startProfile writes a CPU profile into the folder that AUTHZ_SIDECAR_PROFILES names, for make pgo. It is in no binary that is
+// shipped.
 func startProfile() (stop func()) {
-	file, err := os.Create(os.Getenv("AUTHZ_SIDECAR_PROFILE"))
+	file, err := os.CreateTemp(os.Getenv("AUTHZ_SIDECAR_PROFILES"), "*.pprof")
 	if err == nil {
 		err = pprof.StartCPUProfile(file)
 	}

@@ -177,7 +177,10 @@ func (w *work) proveOne(ctx context.Context, v Verifier, into *session.Session, 
 		return proof{}, nil
 	}
 	known, proved, err := v.Recall(into, jwt, now)
-	if !known {
+	if known {
+		w.recalled++
+	} else {
+		w.verified++
 		waiting, cancel := beforeDeadline(ctx, w.arrived)
 		defer cancel()
 		proved, err = v.VerifyInto(waiting, into, jwt, now)

@@ -46,9 +46,6 @@ type Config struct {
 	RemoveCredential bool
 	// IdentityHeaders tell the upstream who is calling, and are taken from every client that sends them.
 	IdentityHeaders []IdentityHeader
-	// EnvoyStopsUnderscores says that no header with "_" in its name reaches the upstream, so that the spellings of IdentityHeaders
-	// with one are not removed.
-	EnvoyStopsUnderscores bool
 	// LogIn is where rules with RedirectToLogIn send browsers.
 	LogIn LogIn
 	// TrustedOrigins are no other sites for rules with RefuseCrossSite.
@@ -119,6 +116,8 @@ type work struct {
 	decision decision
 	// header and cookie are the sessions that the JWTs there prove.
 	header, cookie session.Session
+	// recalled and verified are how many JWTs were.
+	recalled, verified int
 	// identity is what decision.identity is written to.
 	identity message
 	attrs    [maxAttrs]slog.Attr // of the log line

@@ -16,6 +16,7 @@ import (
 
 	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/policy"
+	"authz-sidecar/internal/revocation"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
 	"authz-sidecar/internal/sessionapi/sessionapitest"
@@ -526,5 +527,30 @@ func TestNewRefusesARuleWithoutAProject(t *testing.T) {
 	}
 	if _, err := check.New(check.Config{}); err == nil {
 		t.Error("no rules were accepted")
+	}
+}
+
+// TestAJWTIsVerifiedOnceAndThenRecalled presents one, another one, and one that is forged.
+func TestAJWTIsVerifiedOnceAndThenRecalled(t *testing.T) {
+	h := newHouse(t, session.Consumer, nil)
+	login := h.logIn(sessionapitest.LogIn{})
+	other := h.mint(login, time.Minute)
+	forged := login.JWT[:len(login.JWT)-4] + "AAAA"
+	for i, c := range []struct {
+		jwt, reason        string
+		recalled, verified float64
+	}{
+		{login.JWT, "verified", 0, 1}, {login.JWT, "verified", 1, 1}, {other, "verified", 1, 2}, {login.JWT, "verified", 2, 2},
+		{forged, "forged", 2, 3}, {forged, "forged", 2, 4}, {login.JWT, "verified", 3, 4},
+	} {
+		a := h.check("/app", "authorization", "Bearer "+c.jwt)
+		recalled, verified := h.metric("authz_jwts_total", "proof", "recalled"), h.metric("authz_jwts_total", "proof", "verified")
+		if a.reason != c.reason || recalled != c.recalled || verified != c.verified {
+			t.Errorf("%d: %s, %v recalled, %v verified", i, a.reason, recalled, verified)
+		}
+	}
+	h.revocations.Revoke(revocation.Revocation{ProjectID: project, SessionID: login.SessionID}, time.Now())
+	if a := h.check("/app", "authorization", "Bearer "+login.JWT); a.allowed() || a.reason != "revoked" {
+		t.Errorf("a JWT that is remembered, of a session that is revoked: %s", a.reason)
 	}
 }

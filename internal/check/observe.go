@@ -20,6 +20,7 @@ type observer struct {
 	left                prometheus.Counter
 	wouldDeny           *prometheus.CounterVec
 	setAside            prometheus.Counter
+	recalled, verified  prometheus.Counter
 	seconds             prometheus.Histogram
 	panics              prometheus.Counter
 	lastPanic           atomic.Int64 // when one was logged, in Unix nanoseconds
@@ -49,6 +50,11 @@ func newObserver(logger *slog.Logger, registerer prometheus.Registerer, shadowRu
 			Help: "Checks that ended in a panic, each answered with a denial.",
 		}),
 	}
+	proofs := auto.NewCounterVec(prometheus.CounterOpts{
+		Name: "authz_jwts_total",
+		Help: "Session JWTs presented, by proof: recalled (verified before) or verified (anew, or refused).",
+	}, []string{"proof"})
+	o.recalled, o.verified = proofs.WithLabelValues("recalled"), proofs.WithLabelValues("verified")
 	left := decision{reason: APIUnavailable, leftToEnvoy: true}
 	o.left = decisions.WithLabelValues(left.verdict(), left.reason.String())
 	o.wouldDeny = auto.NewCounterVec(prometheus.CounterOpts{
@@ -91,6 +97,12 @@ func (o *observer) decided(ctx context.Context, w *work, took time.Duration) {
 	}
 	if d.proved.setAside {
 		o.setAside.Inc()
+	}
+	if w.recalled > 0 {
+		o.recalled.Add(float64(w.recalled))
+	}
+	if w.verified > 0 {
+		o.verified.Add(float64(w.verified))
 	}
 	o.seconds.Observe(took.Seconds())
 
