@@ -177,6 +177,19 @@ func TestWhatThePoliciesReadPassesEveryEnvoy(t *testing.T) {
 	}
 }
 
+// The policies are for every Envoy, and Istio's passes headers with underscores on.
+func TestNoPolicyLeavesUnderscoresToEnvoy(t *testing.T) {
+	for _, file := range policies(t) {
+		cfg, err := config.LoadWithoutFiles(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg.Gate.EnvoyStopsUnderscores {
+			t.Errorf("%s has envoy_stops_underscores", file)
+		}
+	}
+}
+
 // The comparison must be able to fail.
 func TestAHeaderThatIsTakenOutIsMissed(t *testing.T) {
 	const file = "envoy-gateway/policy.yaml"

@@ -12,7 +12,7 @@ import (
 // TestNothingThatAClientSendsIsPassageWhereEnvoyFailsOpen keeps verdicts off the error path: with failure_mode_allow, whatever
 // ends as a gRPC error lets the request in, with the client's own identity headers.
 func TestNothingThatAClientSendsIsPassageWhereEnvoyFailsOpen(t *testing.T) {
-	r := start(t, rig.Options{EnvoyEdits: []rig.Edit{rig.FailOpen, rig.RawHeaders, rig.Unhardened}})
+	r := start(t, rig.Options{EnvoyEdits: []rig.Edit{rig.FailOpen, rig.RawHeaders, rig.Unhardened}, RemovesUnderscores: true})
 	login := logIn(t, r, sessionapitest.LogIn{})
 	spoofed := func(h http.Header) http.Header {
 		h.Set("X-Auth-Subject", "user-test-admin")

@@ -75,7 +75,7 @@ error among the findings. Keys and tokens in the file are never printed. Without
 		},
 	}
 	flags := command.Flags()
-	flags.StringVar(&configFile, "config", "", "the sidecar's configuration: its identity headers, rules, time-outs and the headers that it reads")
+	flags.StringVar(&configFile, "config", "", "the sidecar's configuration: its identity headers, what it leaves to Envoy, rules, time-outs and the headers that it reads")
 	flags.StringVar(&format, "format", "text", "text or json")
 	flags.StringSliceVar(&listeners, "listener", nil, "judge only the listener of this name; may be repeated (default all)")
 	return command
@@ -97,6 +97,7 @@ func addPolicy(to *envoylint.Config, from *config.Config) {
 	for _, h := range from.Gate.IdentityHeaders {
 		to.IdentityHeaders = append(to.IdentityHeaders, h.Name)
 	}
+	to.EnvoyStopsUnderscores = &from.Gate.EnvoyStopsUnderscores
 	to.HeadersRead, to.ReadsAny = check.HeadersRead(from.Gate.Credentials, from.Gate.Rules)
 	for _, rule := range from.Gate.Rules.All() {
 		to.Rules = append(to.Rules, rule.Name)

@@ -21,7 +21,9 @@ func TestLintEnvoy(t *testing.T) {
 		ok         bool
 	}{
 		{"clean", "../../deploy/envoy/envoy.yaml", true},
-		{"clean-by-config", "../../deploy/envoy/envoy.yaml --config ../../deploy/policies/b2b-multi-tenant.yaml", true},
+		{"clean-by-config", "../../deploy/envoy/envoy.yaml --config " + dir + "relies.yaml", true},
+		{"not-relied-on", "../../deploy/envoy/envoy.yaml --config ../../deploy/policies/b2b-multi-tenant.yaml", true},
+		{"relied-on-in-vain", dir + "usual.yaml --listener ingress --config " + dir + "relies.yaml", false},
 		{"shipped", dir + "shipped.json", true},
 		{"usual", dir + "usual.yaml", false},
 		{"usual-json", dir + "usual.yaml --format json", false},

@@ -37,6 +37,9 @@ type Options struct {
 	Listen, Project, Config string
 	// CheckAddress is where the sidecar listens. Default: a socket in the rig's folder.
 	CheckAddress string
+	// RemovesUnderscores has the sidecar remove identity headers in every spelling by itself, as it must where an edited Envoy does
+	// not stop those with underscores.
+	RemovesUnderscores bool
 }
 
 // Rig is a running house.
@@ -144,7 +147,8 @@ func (r *Rig) writeConfig(o Options) (string, error) {
   product: %s
   secret_file: %s
   api_base_url: %s
-%s%s`, o.CheckAddress, indent(o.Listen), sessionapitest.DefaultProjectID, o.Product, secret, api, indent(o.Project), o.Config)
+%senvoy_stops_underscores: %t
+%s`, o.CheckAddress, indent(o.Listen), sessionapitest.DefaultProjectID, o.Product, secret, api, indent(o.Project), !o.RemovesUnderscores, o.Config)
 	file := filepath.Join(r.Dir, "config.yaml")
 	return file, os.WriteFile(file, []byte(text), 0o600)
 }

@@ -46,6 +46,9 @@ type Config struct {
 	RemoveCredential bool
 	// IdentityHeaders tell the upstream who is calling, and are taken from every client that sends them.
 	IdentityHeaders []IdentityHeader
+	// EnvoyStopsUnderscores says that no header with "_" in its name reaches the upstream, so that the spellings of IdentityHeaders
+	// with one are not removed.
+	EnvoyStopsUnderscores bool
 	// LogIn is where rules with RedirectToLogIn send browsers.
 	LogIn LogIn
 	// TrustedOrigins are no other sites for rules with RefuseCrossSite.

@@ -59,6 +59,9 @@ func newAnswers(cfg Config) (*answers, error) {
 		}
 		a.identity = append(a.identity, ready)
 		nobody.text(okHeadersToRemove, ready.name)
+		if cfg.EnvoyStopsUnderscores {
+			continue
+		}
 		for _, other := range ready.others {
 			nobody.text(okHeadersToRemove, other)
 			somebody.text(okHeadersToRemove, other)

@@ -106,7 +106,7 @@ func TestTheSmallestConfigHasEveryDefault(t *testing.T) {
 			Verifier: session.Config{
 				ProjectID: smallestID, Product: session.Consumer,
 				Issuers:      []string{"stytch.com/" + smallestID, "https://api.stytch.com"},
-				ExpiryLeeway: 0, IssueLeeway: 5 * time.Second, MaxLifetime: time.Hour,
+				ExpiryLeeway: 0, IssueLeeway: 5 * time.Second, MaxLifetime: time.Hour, CacheBytes: 32 << 20,
 			},
 			API: sessionapi.Config{
 				Product: session.Consumer, ProjectID: smallestID, Secret: fileSecret, BaseURL: "https://api.stytch.com",
@@ -153,7 +153,7 @@ func TestEveryFieldReachesTheConfig(t *testing.T) {
 			},
 			Verifier: session.Config{
 				ProjectID: id, Product: session.B2B, Issuers: []string{"https://issuer.example.com"},
-				ExpiryLeeway: time.Second, MaxLifetime: 10 * time.Minute,
+				ExpiryLeeway: time.Second, MaxLifetime: 10 * time.Minute, CacheBytes: 1e6,
 			},
 			API: sessionapi.Config{
 				Product: session.B2B, ProjectID: id, Secret: envSecret, BaseURL: "http://127.0.0.1:8080/api",
@@ -177,7 +177,8 @@ func TestEveryFieldReachesTheConfig(t *testing.T) {
 				{Name: "x-user", Value: "subject"},
 				{Name: "x-project", Value: "project"},
 			},
-			LogIn: check.LogIn{ReturnParameter: "return_to"},
+			EnvoyStopsUnderscores: true,
+			LogIn:                 check.LogIn{ReturnParameter: "return_to"},
 		},
 		Denylist: revocation.Config{Retention: 10*time.Minute + time.Second, Capacity: 100_000},
 	})
@@ -262,6 +263,7 @@ func TestTheOtherPackagesAcceptWhatConfigAccepts(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				defer verifier.Close()
 				p.API.Verify = verifier.Verify
 				api, err := sessionapi.New(p.API)
 				if err != nil {

@@ -69,6 +69,7 @@ func (c *compiler) project(path string, m *configv1.Project, v *configv1.Verific
 			ExpiryLeeway: v.GetExpiryLeeway().AsDuration(),
 			IssueLeeway:  v.GetIssueLeeway().AsDuration(),
 			MaxLifetime:  v.GetMaxLifetime().AsDuration(),
+			CacheBytes:   int(v.GetCacheBytes()),
 		},
 		API: sessionapi.Config{
 			Product:        product,

@@ -158,7 +158,7 @@ func TestEveryRuleOfTheSchemaIsPutIntoWords(t *testing.T) {
 		"credentials: {jwt_cookie: a=b}", "credentials: {token_cookie: a=b}", "credentials: {token_header: X}",
 		"credentials: {token_header: cookie}", "credentials: {jwt_cookie_attributes: {domain: 'a b'}}",
 		"credentials: {jwt_cookie_attributes: {path: x}}", "credentials: {jwt_cookie_attributes: {same_site: lax}}",
-		"identity_headers: [{name: X}]", "identity_headers: [{value: x}]", "verification: {max_lifetime: 25h}",
+		"identity_headers: [{name: X}]", "identity_headers: [{value: x}]", "verification: {max_lifetime: 25h}", "verification: {cache_bytes: 1073741825}",
 		"listen: {tls: {client_names: ['']}}", "projects: []", "projects: [{session_api: {max_calls: 0}}]",
 		"trusted_origins: [x]", "trusted_origins: [" + strings.Repeat("'https://a',", 65) + "]", "log_in: {return_parameter: 'a b'}",
 		"log_in: {url: /" + strings.Repeat("x", 1024) + "}",

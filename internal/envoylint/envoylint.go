@@ -38,6 +38,9 @@ const (
 type Config struct {
 	// IdentityHeaders are what the app trusts, in lower case; nil is defaultIdentityHeaders.
 	IdentityHeaders []string
+	// EnvoyStopsUnderscores says that the sidecar does not remove other spellings of IdentityHeaders, with "_" for "-"; nil is not
+	// known.
+	EnvoyStopsUnderscores *bool
 	// HeadersRead are the headers that the policy reads, in lower case, and ReadsAny says that it may read any; nil is
 	// defaultHeadersRead.
 	HeadersRead []string

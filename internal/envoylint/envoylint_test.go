@@ -104,6 +104,8 @@ func ruleCases(t *testing.T) []ruleCase {
 			c.cfg.HeadersRead = strings.Fields(rest)
 		case "reads-any":
 			c.cfg.ReadsAny = true
+		case "stops-underscores":
+			c.cfg.EnvoyStopsUnderscores = new(rest == "true")
 		case "api":
 			if c.cfg.SessionAPITimeout, err = time.ParseDuration(rest); err != nil {
 				t.Fatal(err)
@@ -236,6 +238,46 @@ func TestEveryFormOfTheFile(t *testing.T) {
 		if !slices.Equal(fields, c.fields) {
 			t.Errorf("%s: %q", c.name, fields)
 		}
+	}
+}
+
+// What the sidecar relies on must hold wherever it may be asked, and is only proposed where it does.
+func TestUnderscoresAreStoppedByEveryManagerThatAsks(t *testing.T) {
+	const (
+		extAuthz = `{"name": "g", "typed_config": {"@type": "x.filters.http.ext_authz.v3.ExtAuthz"}}`
+		matched  = `{"name": "m", "typed_config": {"@type": "x.ExtensionWithMatcher", "extension_config": ` + extAuthz + `}}`
+		router   = `{"name": "envoy.filters.http.router"}`
+		stops    = `"common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"}, `
+	)
+	for _, c := range []struct {
+		name, first, second string // the managers
+		relied, unrelied    string // the finding, by whether the sidecar relies on it
+	}{
+		{"both stop them", stops + `"http_filters": [` + extAuthz + `]`, stops + `"http_filters": [` + extAuthz + `]`, "", "stopped-underscores"},
+		{"one does", stops + `"http_filters": [` + extAuthz + `]`, `"http_filters": [` + extAuthz + `]`, "unstopped-underscores", ""},
+		{"the other does not ask", stops + `"http_filters": [` + extAuthz + `]`, `"http_filters": [` + router + `]`, "", "stopped-underscores"},
+		{"the other asks about some", stops + `"http_filters": [` + extAuthz + `]`, `"http_filters": [` + matched + `]`, "unstopped-underscores", ""},
+		{"the other asks about upgrades", stops + `"http_filters": [` + extAuthz + `]`,
+			`"http_filters": [` + router + `], "upgrade_configs": [{"filters": [` + extAuthz + `]}]`, "unstopped-underscores", ""},
+		{"none asks", `"http_filters": [` + router + `]`, stops + `"http_filters": [` + router + `]`, "", ""},
+	} {
+		file := `{"static_resources": {"listeners": [{"typed_config": {"@type": "x.HttpConnectionManager", ` + c.first +
+			`}}, {"typed_config": {"@type": "x.HttpConnectionManager", ` + c.second + `}}]}}`
+		for relied, want := range map[*bool]string{nil: "", new(true): c.relied, new(false): c.unrelied} {
+			var got string
+			for _, id := range ids(lint(t, file, envoylint.Config{EnvoyStopsUnderscores: relied}), "") {
+				if strings.HasSuffix(id, "stopped-underscores") {
+					got += id
+				}
+			}
+			if got != want {
+				t.Errorf("%s: %q, want %q", c.name, got, want)
+			}
+		}
+	}
+	single := envoylint.Config{IdentityHeaders: []string{"user"}, EnvoyStopsUnderscores: new(false)}
+	if got := ids(lint(t, string(envoyconfig.Config), single), ""); got != nil {
+		t.Errorf("nothing is removed but the names themselves: %v", got)
 	}
 }
 

@@ -54,6 +54,8 @@ var rules = []Rule{
 	{"merge-slashes", Warning, "//a and /a are one path to many apps, and two to Envoy", ofChecking(mergeSlashes)},
 	{"escaped-slashes", Warning, "%2F is a slash to some apps", ofChecking(escapedSlashes)},
 	{"underscore-headers", Warning, "x_auth_subject is x-auth-subject to many apps", ofChecking(underscoreHeaders)},
+	{"unstopped-underscores", Error, "the sidecar relies on it that no x_auth_subject passes, and it does", ofManagers(unstoppedUnderscores)},
+	{"stopped-underscores", Note, "the sidecar removes headers that never reach it", stoppedUnderscores},
 	{"client-address", Note, "clients choose the address that Envoy takes for theirs", ofChecking(clientAddress)},
 	{"filter-before", Note, "a filter before ext_authz may change who the client seems to be, or answer by itself", ofChecking(filterBefore)},
 	{"answer-before", Warning, "a filter before ext_authz answers with what is stored", ofChecking(answerBefore)},
@@ -286,12 +288,45 @@ func escapedSlashes(m *manager, r report) {
 }
 
 func underscoreHeaders(m *manager, r report) {
-	if !m.stopsUnderscores() {
+	if !m.stopsUnderscores() && !m.envoy.relied() {
 		r(at(m.config, "common_http_protocol_options", "headers_with_underscores_action"),
 			"CGI, WSGI and Rack read x_auth_subject as x-auth-subject: only the sidecar removes such headers, and not on routes "+
 				"without it",
 			"write common_http_protocol_options: { headers_with_underscores_action: REJECT_REQUEST }")
 	}
+}
+
+func unstoppedUnderscores(m *manager, r report) {
+	if m.asks() && !m.stopsUnderscores() && m.envoy.relied() {
+		r(at(m.config, "common_http_protocol_options", "headers_with_underscores_action"),
+			"the sidecar's envoy_stops_underscores is true, so a client's own x_auth_subject reaches apps that read it as x-auth-subject",
+			"write common_http_protocol_options: { headers_with_underscores_action: REJECT_REQUEST }, or take "+
+				"envoy_stops_underscores out of the sidecar's configuration")
+	}
+}
+
+// relied says whether the sidecar leaves headers with underscores to Envoy.
+func (e *envoy) relied() bool {
+	return e.cfg.EnvoyStopsUnderscores != nil && *e.cfg.EnvoyStopsUnderscores
+}
+
+func stoppedUnderscores(e *envoy, r report) {
+	if e.cfg.EnvoyStopsUnderscores == nil || e.relied() ||
+		!slices.ContainsFunc(e.cfg.IdentityHeaders, func(name string) bool { return strings.Contains(name, "-") }) {
+		return
+	}
+	asking := slices.DeleteFunc(slices.Clone(e.managers), func(m *manager) bool { return !m.asks() })
+	if len(asking) == 0 || slices.ContainsFunc(asking, func(m *manager) bool { return !m.stopsUnderscores() }) {
+		return
+	}
+	r(at(asking[0].config, "common_http_protocol_options", "headers_with_underscores_action"),
+		"headers with underscores are stopped here, and the sidecar's answers remove them all the same",
+		"write envoy_stops_underscores: true in the sidecar's configuration, if every Envoy that asks it stops them")
+}
+
+// asks says whether the sidecar may be asked about any of the manager's requests.
+func (m *manager) asks() bool {
+	return slices.ContainsFunc(m.all, func(f *filter) bool { return f.isExtAuthz() || f.isConditional() })
 }
 
 // stopsUnderscores says whether no header with an underscore in its name reaches the app.

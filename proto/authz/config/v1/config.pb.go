@@ -53,6 +53,11 @@ type Config struct {
 	// replaces the default one: x-auth-subject, x-auth-session-id, x-auth-organization-id, x-auth-organization-slug
 	// and x-auth-roles.
 	IdentityHeaders []*IdentityHeader `protobuf:"bytes,7,rep,name=identity_headers,json=identityHeaders,proto3" json:"identity_headers,omitempty"`
+	// No Envoy that asks this sidecar lets a header with "_" in its name reach the app (headers_with_underscores_action
+	// REJECT_REQUEST or DROP_HEADER), so that only the names of `identity_headers` themselves are removed from requests, not
+	// their spellings with "_": shorter answers, and less work for Envoy. Where Envoy does let them pass, a client's own
+	// x_auth_subject reaches apps that read it as x-auth-subject; `authz-sidecar lint-envoy --config` tells. Default false.
+	EnvoyStopsUnderscores bool `protobuf:"varint,12,opt,name=envoy_stops_underscores,json=envoyStopsUnderscores,proto3" json:"envoy_stops_underscores,omitempty"`
 	// The name of the rule for paths that two servers could read differently ("//", dot segments, encoded slashes, ";" and
 	// the like), for an app that needs them. It alone decides about them, whatever other rules say of the path: it must require
 	// a session, and more if any rule does, match by name only (`match: {by_name: true}`), and have neither `preflight` nor
@@ -147,6 +152,13 @@ func (x *Config) GetIdentityHeaders() []*IdentityHeader {
 		return x.IdentityHeaders
 	}
 	return nil
+}
+
+func (x *Config) GetEnvoyStopsUnderscores() bool {
+	if x != nil {
+		return x.EnvoyStopsUnderscores
+	}
+	return false
 }
 
 func (x *Config) GetAmbiguousPathRule() string {
@@ -1691,7 +1703,12 @@ type Verification struct {
 	// How far in the future iat and nbf may lie, for clocks that disagree. Default 5s.
 	IssueLeeway *durationpb.Duration `protobuf:"bytes,2,opt,name=issue_leeway,json=issueLeeway,proto3" json:"issue_leeway,omitempty"`
 	// The most that exp − iat may be. Default 1h.
-	MaxLifetime   *durationpb.Duration `protobuf:"bytes,3,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
+	MaxLifetime *durationpb.Duration `protobuf:"bytes,3,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
+	// How many bytes of memory a project may take to remember which JWTs are authentic, some 300 for each: a JWT that is
+	// remembered is not verified again, while its key stays in the key set; its times, its session's revocation and the rule are
+	// checked on each request. 0 remembers none. The default is good
+	// for 100,000 JWTs. Default 33554432.
+	CacheBytes    *uint32 `protobuf:"varint,4,opt,name=cache_bytes,json=cacheBytes,proto3,oneof" json:"cache_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1745,6 +1762,13 @@ func (x *Verification) GetMaxLifetime() *durationpb.Duration {
 		return x.MaxLifetime
 	}
 	return nil
+}
+
+func (x *Verification) GetCacheBytes() uint32 {
+	if x != nil && x.CacheBytes != nil {
+		return *x.CacheBytes
+	}
+	return 0
 }
 
 // IdentityHeader is one header that tells the upstream who is calling.
@@ -1825,7 +1849,7 @@ var File_authz_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_authz_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1cauthz/config/v1/config.proto\x12\x0fauthz.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x83\x06\n" +
+	"\x1cauthz/config/v1/config.proto\x12\x0fauthz.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xbb\x06\n" +
 	"\x06Config\x12/\n" +
 	"\x06listen\x18\x01 \x01(\v2\x17.authz.config.v1.ListenR\x06listen\x12@\n" +
 	"\bprojects\x18\x02 \x03(\v2\x18.authz.config.v1.ProjectB\n" +
@@ -1835,7 +1859,8 @@ const file_authz_config_v1_config_proto_rawDesc = "" +
 	"\x12default_rule.match\x12Athe default rule has no match: it decides when no other rule does\x1a\x10!has(this.match)R\vdefaultRule\x12>\n" +
 	"\vcredentials\x18\x05 \x01(\v2\x1c.authz.config.v1.CredentialsR\vcredentials\x12A\n" +
 	"\fverification\x18\x06 \x01(\v2\x1d.authz.config.v1.VerificationR\fverification\x12T\n" +
-	"\x10identity_headers\x18\a \x03(\v2\x1f.authz.config.v1.IdentityHeaderB\b\xbaH\x05\x92\x01\x02\x10 R\x0fidentityHeaders\x12.\n" +
+	"\x10identity_headers\x18\a \x03(\v2\x1f.authz.config.v1.IdentityHeaderB\b\xbaH\x05\x92\x01\x02\x10 R\x0fidentityHeaders\x126\n" +
+	"\x17envoy_stops_underscores\x18\f \x01(\bR\x15envoyStopsUnderscores\x12.\n" +
 	"\x13ambiguous_path_rule\x18\b \x01(\tR\x11ambiguousPathRule\x12\x16\n" +
 	"\x06shadow\x18\t \x01(\bR\x06shadow\x12-\n" +
 	"\x06log_in\x18\n" +
@@ -1998,13 +2023,16 @@ const file_authz_config_v1_config_proto_rawDesc = "" +
 	"\thttp_only\x18\x05 \x01(\bH\x01R\bhttpOnly\x88\x01\x01B\t\n" +
 	"\a_secureB\f\n" +
 	"\n" +
-	"_http_only\"\xf9\x01\n" +
+	"_http_only\"\xbc\x02\n" +
 	"\fVerification\x12L\n" +
 	"\rexpiry_leeway\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b<2\x00R\fexpiryLeeway\x12K\n" +
 	"\fissue_leeway\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\xac\x022\x00R\vissueLeeway\x12N\n" +
 	"\fmax_lifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
-	"\"\x04\b\x80\xa3\x052\x02\b\x01R\vmaxLifetime\"\x8d\x06\n" +
+	"\"\x04\b\x80\xa3\x052\x02\b\x01R\vmaxLifetime\x121\n" +
+	"\vcache_bytes\x18\x04 \x01(\rB\v\xbaH\b*\x06\x18\x80\x80\x80\x80\x04H\x00R\n" +
+	"cacheBytes\x88\x01\x01B\x0e\n" +
+	"\f_cache_bytes\"\x8d\x06\n" +
 	"\x0eIdentityHeader\x12\xb9\x03\n" +
 	"\x04name\x18\x01 \x01(\tB\xa4\x03\xbaH\xa0\x03\xba\x01\xa1\x01\n" +
 	"\x1didentity_header.name.reserved\x12>names that begin with x-envoy- or x-forwarded- are the proxy's\x1a@!this.startsWith('x-envoy-') && !this.startsWith('x-forwarded-')r\xf8\x01\x18@2!^[a-z][0-9a-z]*(-[0-9a-z]+){0,6}$Z\x06acceptZ\rauthorizationZ\n" +
@@ -2105,6 +2133,7 @@ func file_authz_config_v1_config_proto_init() {
 	file_authz_config_v1_config_proto_msgTypes[12].OneofWrappers = []any{}
 	file_authz_config_v1_config_proto_msgTypes[14].OneofWrappers = []any{}
 	file_authz_config_v1_config_proto_msgTypes[16].OneofWrappers = []any{}
+	file_authz_config_v1_config_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
