@@ -129,6 +129,9 @@ func contenders(stage *subject.Stage) ([]contender, error) {
 	good.Count = 1
 	all := []contender{
 		{subject: result.Warm, start: product, credentials: good, verdict: http.StatusOK},
+		{subject: result.Removing, start: func(ctx context.Context, stage *subject.Stage) (*subject.Server, error) {
+			return stage.Product(ctx, subject.ProductOptions{RemovesUnderscores: true})
+		}, credentials: good, verdict: http.StatusOK},
 		{subject: result.Cold, start: product, credentials: cold, once: true, verdict: http.StatusOK},
 		{subject: result.NoToken, start: product, credentials: none, verdict: http.StatusUnauthorized},
 		{subject: result.BadSignature, start: product, credentials: forged, once: true, verdict: http.StatusUnauthorized},

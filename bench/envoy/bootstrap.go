@@ -84,6 +84,8 @@ func listener(name string, address object, filters []object) object {
 		"@type":        typePrefix + "filters.network.http_connection_manager.v3.HttpConnectionManager",
 		"stat_prefix":  name,
 		"http_filters": filters,
+		// As deploy/envoy has it; the sidecar is told.
+		"common_http_protocol_options": object{"headers_with_underscores_action": "REJECT_REQUEST"},
 		"route_config": object{"virtual_hosts": []object{{"name": "app", "domains": []string{"*"}, "routes": []object{{
 			"match": object{"prefix": "/"}, "direct_response": object{"status": 200, "body": object{"inline_string": "ok"}},
 		}}}}},

@@ -150,6 +150,9 @@ func setUp(ctx context.Context, stage *subject.Stage) (rows []*row, err error) {
 	}{
 		{result.NoopSocket, true, func() (*subject.Server, error) { return stage.StandIn(ctx, standin.Noop) }},
 		{result.ProductSocket, false, func() (*subject.Server, error) { return stage.Product(ctx, subject.ProductOptions{}) }},
+		{result.ProductRemoving, false, func() (*subject.Server, error) {
+			return stage.Product(ctx, subject.ProductOptions{RemovesUnderscores: true})
+		}},
 		{result.ProductTCP, false, func() (*subject.Server, error) { return stage.Product(ctx, subject.ProductOptions{TCP: true}) }},
 	} {
 		s, err := server.start()

@@ -46,7 +46,8 @@ func TestARoundThroughEnvoyMeasuresEveryRow(t *testing.T) {
 	withSidecar := append([]string{result.SidecarCPU, SidecarSwitches, SidecarWrites}, own...)
 	for name, keys := range map[string][]string{
 		result.NoFilter: own, result.JWTAuthn: own, result.JWTAuthnCache: own,
-		result.NoopSocket: withSidecar, result.ProductSocket: withSidecar, result.ProductTCP: withSidecar,
+		result.NoopSocket: withSidecar, result.ProductSocket: withSidecar, result.ProductRemoving: withSidecar,
+		result.ProductTCP: withSidecar,
 	} {
 		for _, key := range keys {
 			if v, ok := result.Set(results).Median(result.Envoy, name, key); !ok || v <= 0 {

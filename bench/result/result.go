@@ -21,6 +21,7 @@ const (
 // Subjects: what was measured. Those of the micro group are called as their benchmarks are.
 const (
 	Warm         = "product, warm token"
+	Removing     = "product, warm token, removing underscores"
 	Cold         = "product, cold tokens"
 	NoToken      = "product, no token"
 	BadSignature = "product, bad signatures"
@@ -40,6 +41,7 @@ const (
 	NoopSocket       = "stock no-op, socket"
 	ProductSocket    = "product, socket"
 	ProductTCP       = "product, TCP"
+	ProductRemoving  = "product, socket, removing underscores"
 	KeysUp           = "key endpoint up"
 	SavedKeys        = "key endpoint down, saved key set"
 	HonestAlone      = "honest load alone"

@@ -39,6 +39,8 @@ type Server struct {
 type ProductOptions struct {
 	// TCP has it listen on loopback in place of a socket.
 	TCP bool
+	// RemovesUnderscores has it remove the identity headers' other spellings, since Envoy does not.
+	RemovesUnderscores bool
 	// Extra is YAML that is added to the configuration, whole top-level fields.
 	Extra string
 	// Env is added to its environment.
@@ -80,7 +82,8 @@ func (s *Stage) Product(ctx context.Context, o ProductOptions) (*Server, error) 
 	return server, nil
 }
 
-// WriteConfig writes the sidecar's configuration, which is what a user of the defaults has, and says where it will answer.
+// WriteConfig writes the sidecar's configuration, and says where it will answer: the defaults, and what goes with the Envoy
+// configuration in deploy/envoy, which stops underscores.
 func (s *Stage) WriteConfig(o ProductOptions) (file, address string, err error) {
 	address = "unix://" + s.Path(".sock")
 	if o.TCP {
@@ -98,13 +101,8 @@ func (s *Stage) WriteConfig(o ProductOptions) (file, address string, err error) 
 	text := fmt.Sprintf(`listen: { check: %q, health: "127.0.0.1:0" }
 projects:
 - { project_id: %s, secret_file: %s, api_base_url: %q }
-identity_headers:
-- { name: x-auth-subject, value: subject }
-- { name: x-auth-session-id, value: session_id }
-- { name: x-auth-organization-id, value: organization_id }
-- { name: x-auth-roles, value: roles }
-- { name: x-auth-session-expires-at, value: session_expires_at }
-%s`, address, ProjectID, secret, s.ServiceURL, o.Extra)
+envoy_stops_underscores: %v
+%s`, address, ProjectID, secret, s.ServiceURL, !o.RemovesUnderscores, o.Extra)
 	return file, address, os.WriteFile(file, []byte(text), 0o600)
 }
 
