@@ -15,7 +15,10 @@ import (
 
 // authorize is the line that every request walks, and the one place that decides.
 func (s *Server) authorize(ctx context.Context, w *work) decision {
-	now, req := s.now(), w.request
+	now, req := w.arrived, w.request
+	if s.now != nil {
+		now = s.now()
+	}
 	found, err := s.rules.Match(req.forRules())
 	if err != nil {
 		return deny(reasonFor(err), err)
@@ -58,7 +61,7 @@ func (s *Server) authorize(ctx context.Context, w *work) decision {
 	}
 	d.onlyAPI = asksAPI(rule) || standing == revocation.Ask
 	if d.proved.fresh(now, rule.MaxTokenAge) && !d.onlyAPI {
-		return s.judge(ctx, w, s.refreshAhead(ctx, d), Verified)
+		return s.judge(ctx, w, s.refreshAhead(ctx, w, d), Verified)
 	}
 	if rule.DenyExpired && d.proved.session != nil {
 		return d.as(Expired).detailed("issued %v ago, good for %v", now.Sub(d.session.IssuedAt), d.session.Expires.Sub(d.session.IssuedAt))
@@ -85,7 +88,7 @@ func (s *Server) authorize(ctx context.Context, w *work) decision {
 
 // judge lets a session through that has what the rule requires, if the upstream can be told who it is.
 func (s *Server) judge(ctx context.Context, w *work, d decision, reason Reason) decision {
-	if d.rule.Require.Permission() != nil { // which may have to be learnt
+	if d.rule.Require.TakesTime() {
 		waiting, cancel := beforeDeadline(ctx, w.arrived)
 		defer cancel()
 		ctx = waiting
@@ -290,12 +293,14 @@ func ask(c session.Credential, proved proof, rule *policy.Rule) (r sessionapi.Re
 // refreshAhead trades a JWT that is close to its end, in the background, and puts the new one into the decision once it is
 // there. It is the JWT that is traded, whatever stands beside it: nothing is known of that, and each garbled token would be a
 // call of its own.
-func (s *Server) refreshAhead(ctx context.Context, d decision) decision {
+func (s *Server) refreshAhead(ctx context.Context, w *work, d decision) decision {
 	ahead := d.rule.RefreshAhead
 	if ahead == 0 || d.session.Expires.Sub(d.now) > ahead || !s.answers.canHandBack(d.credential) {
 		return d
 	}
-	exchange := s.projects[d.rule.Project].API.Ahead(ctx, sessionapi.Request{
+	waiting, cancel := beforeDeadline(ctx, w.arrived)
+	defer cancel()
+	exchange := s.projects[d.rule.Project].API.Ahead(waiting, sessionapi.Request{
 		JWT: d.proved.jwt, Session: d.session, DurationMinutes: d.rule.SessionDurationMinutes,
 	})
 	if exchange == nil || s.standing(exchange.Session, exchange.AskedAt, d.now) != revocation.Clear {

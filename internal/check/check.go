@@ -103,7 +103,7 @@ type Server struct {
 	trustedOrigins map[string]bool
 	shadow         bool
 	revocations    *revocation.Denylist
-	now            func() time.Time
+	now            func() time.Time // nil: that is when a Check arrives
 	answers        *answers
 	observer       *observer
 
@@ -123,7 +123,7 @@ type work struct {
 	recalled, verified int
 	// identity is what decision.identity is written to.
 	identity message
-	attrs    [maxAttrs]slog.Attr // of the log line
+	attrs    []slog.Attr // room for those of the log line
 	// buffer holds the message; nil if it is not grpc's.
 	buffer mem.Buffer
 }
@@ -138,6 +138,7 @@ func (s *Server) release(w *work) {
 		header:   session.Session{Roles: w.header.Roles[:0], Factors: w.header.Factors[:0]},
 		cookie:   session.Session{Roles: w.cookie.Roles[:0], Factors: w.cookie.Factors[:0]},
 		identity: message{b: w.identity.b[:0]},
+		attrs:    w.attrs,
 	}
 	s.work.Put(w)
 }
@@ -163,9 +164,6 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
 	answers, err := newAnswers(cfg)
 	if err != nil {
 		return nil, err
@@ -184,9 +182,9 @@ func New(cfg Config) (*Server, error) {
 	for _, origin := range cfg.TrustedOrigins {
 		s.trustedOrigins[origin] = true
 	}
-	names, _ := HeadersRead(cfg.Credentials, cfg.Rules)
-	s.headerNames = newHeaderNames(names, cfg.Credentials.TokenHeader)
-	s.work.New = func() any { return &work{request: newRequest(s.headerNames)} }
+	names, anyOther := HeadersRead(cfg.Credentials, cfg.Rules)
+	s.headerNames = newHeaderNames(names, anyOther, cfg.Credentials.TokenHeader)
+	s.work.New = func() any { return &work{request: newRequest(s.headerNames), attrs: make([]slog.Attr, maxAttrs)} }
 	return s, nil
 }
 

@@ -132,11 +132,34 @@ func (r *request) readHTTP(b []byte) bool {
 
 func (r *request) readHeader(b []byte) bool {
 	e, ok := readEntry(b)
-	if i := r.names.find(borrow(e.key)); ok && i >= 0 {
-		r.lines[i].isMapped = true
-		ok = setText(&r.lines[i].mapped, e.value)
+	lines := r.linesOf(e.key)
+	if !ok || lines == nil {
+		return ok && r.mayIgnore(e)
 	}
-	return ok
+	lines.isMapped = true
+	return setText(&lines.mapped, e.value)
+}
+
+// linesOf is where a header goes, nil if it is not looked at.
+func (r *request) linesOf(name []byte) *headerLines {
+	if r.every != nil {
+		lines := r.every[string(name)]
+		if lines == nil {
+			lines = new(headerLines)
+			r.every[borrow(name)] = lines
+		}
+		return lines
+	}
+	if i := r.names.find(borrow(name)); i >= 0 {
+		return &r.lines[i]
+	}
+	return nil
+}
+
+// mayIgnore says of a header that is not looked at whether it can be, though an expression may ask for it later: it must be no fault
+// of the message.
+func (r *request) mayIgnore(e entry) bool {
+	return !r.names.any || utf8.Valid(e.key) && utf8.Valid(e.value)
 }
 
 func (r *request) readHeaderMap(b []byte) bool {
@@ -152,9 +175,9 @@ func (r *request) readHeaderMap(b []byte) bool {
 
 func (r *request) readLine(b []byte) bool {
 	e, ok := readEntry(b)
-	i := r.names.find(borrow(e.key))
-	if !ok || i < 0 {
-		return ok
+	lines := r.linesOf(e.key)
+	if !ok || lines == nil {
+		return ok && r.mayIgnore(e)
 	}
 	var line string
 	if !setText(&line, e.value) {
@@ -163,7 +186,7 @@ func (r *request) readLine(b []byte) bool {
 	if len(e.raw) > 0 {
 		line = borrow(e.raw)
 	}
-	r.lines[i].raw = append(r.lines[i].raw, line)
+	lines.raw = append(lines.raw, line)
 	return true
 }
 
@@ -171,6 +194,18 @@ func (r *request) readLine(b []byte) bool {
 type entry struct{ key, value, raw []byte }
 
 func readEntry(b []byte) (e entry, ok bool) {
+	// A short key, then a value or raw value and no more: as almost all are.
+	if len(b) > 1 && b[0] == entryKey<<3|byte(protowire.BytesType) && b[1] < 0x80 && len(b) > int(b[1])+2 {
+		key, rest := b[2:2+b[1]], b[2+b[1]:]
+		field, value, after, ok := next(rest)
+		switch {
+		case !ok || len(after) > 0:
+		case field == entryValue:
+			return entry{key: key, value: value}, true
+		case field == entryRawValue:
+			return entry{key: key, raw: value}, true
+		}
+	}
 	for len(b) > 0 {
 		field, value, rest, ok := next(b)
 		if !ok {

@@ -62,9 +62,17 @@ type message struct {
 func (m *message) piece(fields []byte) { m.b = append(m.b, fields...) }
 
 func (m *message) text(field protowire.Number, text string) {
-	m.b = protowire.AppendVarint(append(m.b, byte(field<<3)|byte(protowire.BytesType)), uint64(len(text)))
+	m.open(field, len(text))
 	m.b = append(m.b, text...)
 	m.broken = m.broken || !utf8.ValidString(text)
+}
+
+// sizeText is how many bytes text appends.
+func sizeText(text string) int { return 1 + protowire.SizeBytes(len(text)) }
+
+// open opens a field whose content, of this length, follows.
+func (m *message) open(field protowire.Number, length int) {
+	m.b = protowire.AppendVarint(append(m.b, byte(field<<3)|byte(protowire.BytesType)), uint64(length))
 }
 
 // number appends a number that is not 0, which is what an absent one means.
@@ -74,7 +82,7 @@ func (m *message) number(field protowire.Number, n uint64) {
 	}
 }
 
-// begin opens a field whose content follows, up to end, which gets what begin returned.
+// begin opens a field whose content follows, as long as it may be, up to end, which gets what begin returned.
 func (m *message) begin(field protowire.Number) (at int) {
 	m.b = append(m.b, byte(field<<3)|byte(protowire.BytesType), 0)
 	return len(m.b)
@@ -96,32 +104,21 @@ func (m *message) end(at int) {
 // header appends a HeaderValueOption.
 func (m *message) header(field protowire.Number, name, value string, a action) {
 	option := m.begin(field)
-	header := m.begin(optionHeader)
+	m.open(optionHeader, sizeText(name)+sizeText(value))
 	m.text(headerKey, name)
 	m.text(headerValue, value)
-	m.end(header)
 	m.number(optionAction, uint64(a))
 	m.end(option)
 }
 
 // member appends a member of a Struct that is a text, unless it is empty.
 func (m *message) member(name, text string) {
-	if text != "" {
-		at := m.beginMember(name)
-		m.text(valueText, text)
-		m.endMember(at)
+	if text == "" {
+		return
 	}
-}
-
-// beginMember opens a member whose value is put together in place, up to endMember.
-func (m *message) beginMember(name string) (at [2]int) {
-	at[0] = m.begin(structFields)
+	value := sizeText(text)
+	m.open(structFields, sizeText(name)+1+protowire.SizeBytes(value))
 	m.text(entryKey, name)
-	at[1] = m.begin(entryValue)
-	return at
-}
-
-func (m *message) endMember(at [2]int) {
-	m.end(at[1])
-	m.end(at[0])
+	m.open(entryValue, value)
+	m.text(valueText, text)
 }

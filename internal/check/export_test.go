@@ -1,6 +1,9 @@
 package check
 
-import "context"
+import (
+	"context"
+	"reflect"
+)
 
 // View is what a Server sees of a request.
 type View struct {
@@ -28,4 +31,18 @@ func (s *Server) Writer(ctx context.Context, in []byte) (write func(out []byte) 
 		s.answers.answer(&m, w.request, &w.decision)
 		return m.b
 	}
+}
+
+// MoreReadings is how often a message is read once more for these headers.
+func (s *Server) MoreReadings(message []byte, names ...string) int {
+	r := newRequest(s.headerNames)
+	r.read(message)
+	readings := map[uintptr]bool{}
+	for _, name := range names {
+		r.header(name)
+		if r.every != nil {
+			readings[reflect.ValueOf(r.every).Pointer()] = true
+		}
+	}
+	return len(readings)
 }

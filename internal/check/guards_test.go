@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/protobuf/proto"
 
 	"authz-sidecar/internal/check"
@@ -365,5 +366,76 @@ func TestALogLineHoldsNoMoreOfAStrangersTextThanItMay(t *testing.T) {
 	h.checkContext(t.Context(), in)
 	if n := bytes.Count([]byte(h.log.String()), []byte(long)); n != 0 || strings.Count(h.log.String(), "…") != 4 {
 		t.Errorf("%s", h.log)
+	}
+}
+
+// withExpressions has a house require them.
+func withExpressions(t testing.TB, expressions ...string) func(*check.Config) {
+	return withRules(t, policy.Rule{
+		Name: "expressions", Match: prefix("/x"), MaxTokenAge: session.NoMaxAge,
+		Require: require(t, requirement.Config{Expressions: expressions}),
+	})
+}
+
+// TestExpressionsEndBeforeTheDeadline has them loop over what a client sends for as long as they may.
+func TestExpressionsEndBeforeTheDeadline(t *testing.T) {
+	long := `request.headers["x-list"].split(",").all(a, request.headers["x-list"].split(",").all(b, a != b + "x"))`
+	h := newHouse(t, session.Consumer, withExpressions(t, long, long, long, long, long, long, long, long))
+	in := request("/x", "authorization", "Bearer "+h.logIn(sessionapitest.LogIn{}).JWT, "x-list", strings.Repeat("abc,", 52))
+	h.checkContext(t.Context(), in) // verifies the JWT
+	const timeout = 16 * time.Millisecond
+	for try := range 10 { // the machine may be busy
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		a := h.checkContext(ctx, in)
+		late := ctx.Err() != nil
+		cancel()
+		if a.allowed() && late {
+			t.Fatalf("%s, after the deadline", a.reason)
+		}
+		if !late {
+			return
+		}
+		if try == 9 {
+			t.Errorf("%s, after the deadline, which is no verdict", a.reason)
+		}
+	}
+}
+
+// TestAHeaderWhoseNameIsMadeUpIsNotOverlooked has an expression put the name together.
+func TestAHeaderWhoseNameIsMadeUpIsNotOverlooked(t *testing.T) {
+	h := newHouse(t, session.Consumer, withExpressions(t, `!(("x-" + "blocked") in request.headers)`))
+	jwt := "Bearer " + h.logIn(sessionapitest.LogIn{}).JWT
+	if a := h.check("/x", "authorization", jwt); a.reason != "verified" {
+		t.Errorf("without it: %s", a.reason)
+	}
+	for how, in := range map[string]*authv3.CheckRequest{
+		"":                request("/x", "authorization", jwt, "x-blocked", "1"),
+		", line by line":  asLines(request("/x", "authorization", jwt, "x-blocked", "1")),
+		", without value": request("/x", "authorization", jwt, "x-blocked", ""),
+	} {
+		if a := h.checkContext(t.Context(), in); a.reason != "forbidden" {
+			t.Errorf("with it%s: %s", how, a.reason)
+		}
+	}
+	in := request("/x", "authorization", jwt)
+	in.Attributes.Request.Http.HeaderMap = &corev3.HeaderMap{Headers: []*corev3.HeaderValue{{Key: "x-other", Value: "????"}, {Key: "x-blocked", Value: "1"}}}
+	message := bytes.Replace(encoded(t, in), []byte("????"), []byte("??\xff?"), 1)
+	if a := decoded(t, h.server.AppendCheck(t.Context(), nil, message)); a.reason != "ambiguous_path" {
+		t.Errorf("behind a line that is no text: %s", a.reason)
+	}
+}
+
+// TestHeadersWhoseNamesAreMadeUpAreReadOnce asks for several: to read the message for each would multiply what a stranger sends by what
+// an expression makes of it.
+func TestHeadersWhoseNamesAreMadeUpAreReadOnce(t *testing.T) {
+	h := newHouse(t, session.Consumer, nil)
+	in := encoded(t, request("/x", "authorization", "x", "x-a", "1", "x-b", "2"))
+	for want, names := range [][]string{
+		{"authorization", "cookie"},
+		{"x-a", "x-b", "x-c", "authorization", "x-a"},
+	} {
+		if got := h.server.MoreReadings(in, names...); got != want {
+			t.Errorf("for %s the message is read %d times more, want %d", names, got, want)
+		}
 	}
 }

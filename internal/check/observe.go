@@ -144,6 +144,7 @@ func (o *observer) decided(ctx context.Context, w *work, took time.Duration) {
 	}
 	// As one group without a name, whose attributes stand for themselves: for so many of them a record would allocate.
 	o.logger.LogAttrs(ctx, level, "check", slog.Attr{Value: slog.GroupValue(attrs...)})
+	clear(attrs)
 }
 
 // panicInterval is the least time between two panics in the log: a request that is sent again and again must not fill a

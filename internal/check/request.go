@@ -21,6 +21,8 @@ type request struct {
 	message []byte
 	names   *headerNames
 	lines   []headerLines // of the headers in names
+	// every holds all headers, once an expression has asked for one whose name it made up.
+	every map[string]*headerLines
 	// lookup is the method header: a func value of it that is made once.
 	lookup func(name string) (value string, ok bool)
 }
@@ -73,10 +75,12 @@ type headerNames struct {
 	all      []string
 	byLength [][]int // places in all of the names of each length
 	token    string  // the configured header of an opaque token, "" for none
+	// any says that expressions may make up others.
+	any bool
 }
 
-func newHeaderNames(all []string, token string) *headerNames {
-	n := &headerNames{all: all, token: token}
+func newHeaderNames(all []string, anyOther bool, token string) *headerNames {
+	n := &headerNames{all: all, any: anyOther, token: token}
 	for i, name := range all {
 		for len(n.byLength) <= len(name) {
 			n.byLength = append(n.byLength, nil)
@@ -88,9 +92,9 @@ func newHeaderNames(all []string, token string) *headerNames {
 
 // find is the place of a name, or -1.
 func (n *headerNames) find(name string) int {
-	if len(name) < len(n.byLength) {
+	if len(name) > 0 && len(name) < len(n.byLength) {
 		for _, i := range n.byLength[len(name)] {
-			if n.all[i] == name {
+			if n.all[i][len(name)-1] == name[len(name)-1] && n.all[i] == name { // names differ at the end more often than not
 				return i
 			}
 		}
@@ -102,13 +106,12 @@ func (n *headerNames) find(name string) int {
 // (RFC 9113, section 8.2.3), empty ones too. Should a peer send a header in both ways, its values are joined, which makes a
 // contradiction ambiguous rather than a matter of precedence.
 func (r *request) header(name string) (value string, ok bool) {
-	i := r.names.find(name)
-	if i < 0 { // an expression made up the name
-		other := newRequest(newHeaderNames([]string{name}, ""))
-		other.readMessage(r.message)
-		return other.header(name)
+	var lines *headerLines
+	if i := r.names.find(name); i >= 0 {
+		lines = &r.lines[i]
+	} else if lines = r.everyHeader()[name]; lines == nil {
+		return "", false
 	}
-	lines := &r.lines[i]
 	switch {
 	case len(lines.raw) == 0:
 		return lines.mapped, lines.isMapped
@@ -124,6 +127,16 @@ func (r *request) header(name string) (value string, ok bool) {
 		separator = "; "
 	}
 	return strings.Join(all, separator), true
+}
+
+// everyHeader reads the message once more, which has been read without fault.
+func (r *request) everyHeader() map[string]*headerLines {
+	if r.every == nil {
+		again := request{names: r.names, every: map[string]*headerLines{}}
+		again.readMessage(r.message)
+		r.every = again.every
+	}
+	return r.every
 }
 
 // forRules is what rules are matched by.

@@ -408,8 +408,11 @@ func jsonBody(public string, d *decision) string {
 // metadata appends what Envoy's access log and later filters may read, under envoy.filters.http.ext_authz.
 func metadata(m *message, d *decision) {
 	at := m.begin(responseMetadata)
-	m.member("verdict", d.verdict())
-	m.member("reason", d.reason.String())
+	if d.shadowed || d.leftToEnvoy {
+		verdict(m, d)
+	} else {
+		m.piece(verdicts[d.reason.known()])
+	}
 	if d.rule != nil {
 		m.member("rule", d.rule.Name)
 		m.member("project", d.rule.Project)
@@ -419,11 +422,23 @@ func metadata(m *message, d *decision) {
 		m.member("subject", s.Subject)
 		m.member("session_id", s.ID)
 		m.member("organization_id", s.OrganizationID)
-		member := m.beginMember("token_expires_at")
-		text := m.begin(valueText)
-		m.b = s.Expires.UTC().AppendFormat(m.b, time.RFC3339)
-		m.end(text)
-		m.endMember(member)
+		var text [len(time.RFC3339)]byte
+		m.member("token_expires_at", borrow(s.Expires.UTC().AppendFormat(text[:0], time.RFC3339)))
 	}
 	m.end(at)
 }
+
+func verdict(m *message, d *decision) {
+	m.member("verdict", d.verdict())
+	m.member("reason", d.reason.String())
+}
+
+// verdicts are ready members, for each reason, of a decision that nobody softened.
+var verdicts = func() (all [lastReason + 1][]byte) {
+	for reason := range all {
+		var m message
+		verdict(&m, &decision{reason: Reason(reason)})
+		all[reason] = m.b
+	}
+	return all
+}()

@@ -158,6 +158,8 @@ type Set struct {
 	factors    []Factors
 	headers    []string
 	allHeaders bool
+	// expressions says that there are some.
+	expressions bool
 }
 
 // requirement is one of what a Set requires.
@@ -210,6 +212,7 @@ func New(cfg Config) (*Set, error) {
 			mistakes = append(mistakes, err)
 			continue
 		}
+		s.expressions = true
 		s.readsHeaders(x.headers, x.allHeaders)
 		add(name, x)
 	}
@@ -244,6 +247,10 @@ func (s *Set) Permission() *Permission {
 	}
 	return s.permission
 }
+
+// TakesTime says whether Check may take more than a moment, and so needs a deadline: a permission may have to be learnt first, and
+// expressions loop over what a client sends.
+func (s *Set) TakesTime() bool { return s != nil && (s.permission != nil || s.expressions) }
 
 // Check judges in the order of Config and returns the first no: ErrForbidden, ErrUnavailable, or last ErrStepUp.
 func (s *Set) Check(ctx context.Context, e Evidence) error {
