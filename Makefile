@@ -10,6 +10,7 @@ BUF := $(T)/python/bin/buf
 ENVOY_FILES := $(if $(ENVOY),$(ENVOY),$(T)/envoy-1.40/envoy/_bin/envoy $(T)/envoy-1.36/envoy/_bin/envoy)
 export ENVOYS := $(abspath $(ENVOY_FILES))
 NODE_SDK := $(T)/node/node_modules/.package-lock.json
+NODE_BENCH := $(T)/bench-node/node_modules/.package-lock.json
 VALIDATE_PROTO := $(T)/proto/buf/validate/validate.proto
 PROTOVALIDATE := github.com/bufbuild/protovalidate@v1.2.2
 CA_ROOTS := $(T)/certifi/certifi/cacert.pem
@@ -18,8 +19,9 @@ CA_ROOTS := $(T)/certifi/certifi/cacert.pem
 export GORACE := atexit_sleep_ms=0
 GOTEST := $(abspath $(T))/bin/gotestsum --format pkgname-and-test-fails -- -vet=off
 
-# One way to compile everything but the race detector, which needs cgo: the binary, lint and the tools share the cache.
-export GOFLAGS := $(strip $(GOFLAGS) -trimpath -buildvcs=false)
+# One way to compile everything but the race detector, which needs cgo: lint, tests and the tools share the cache. Only the binary is
+# compiled by the profile, which takes a copy of its own of every package.
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath -buildvcs=false -pgo=off)
 export CGO_ENABLED := 0
 RACE := CGO_ENABLED=1
 
@@ -47,12 +49,42 @@ bin/demo: prerequisites build $(firstword $(ENVOY_FILES))
 .PHONY: test
 test: prerequisites-test ## Everything: generated code, lint, unit and end-to-end tests under race, vulnerabilities.
 	@$(MAKE) --no-print-directory check-generate lint
-	@$(MAKE) --no-print-directory unit e2e test-k8s test-image
+	@$(MAKE) --no-print-directory unit gates e2e test-k8s test-image
 	@$(MAKE) --no-print-directory vulncheck
 
 .PHONY: unit
 unit: $(T)/bin/gotestsum ## Unit tests under race.
 	$(RACE) $(GOTEST) -race $$(go list ./... | grep -v /e2e)
+
+# The tests that count allocations, which the race detector would add to.
+GATED = $$(git ls-files -co --exclude-standard 'internal/*_test.go' | xargs grep -l '^//go:build !race')
+
+.PHONY: gates
+gates: build $(T)/bin/gotestsum ## What a Check may allocate, in memory and over the wire.
+	@$(GOTEST) -count=1 $$(dirname $(GATED) | sort -u | sed 's|^|./|') \
+	  -run "^($$(sed -n 's/^func \(Test[A-Za-z0-9]*\).*/\1/p' $(GATED) | paste -s -d '|'))$$"
+	@cd bench && AUTHZ_SIDECAR=$(CURDIR)/bin/authz-sidecar $(GOTEST) -count=1 ./...
+
+.PHONY: bench
+bench: bin/bench-tool ## Under 10 minutes: each step, the server and real Envoy, beside what else one could run; ends with the goals.
+	@$(BENCH) -suites micro,wire,envoy
+
+.PHONY: bench-all
+bench-all: bin/bench-tool ## Under 40 minutes: mixes, cold start and memory, too.
+	@$(BENCH) -suites all
+
+.PHONY: pgo
+pgo: bin/bench-tool ## Refresh the profile that the binary is compiled by.
+	go build -tags profile -o bin/authz-sidecar-profile ./cmd/authz-sidecar
+	rm -rf bin/profiles && mkdir -p bin/profiles
+	AUTHZ_SIDECAR_PROFILES=$(CURDIR)/bin/profiles $(BENCH) -suites profile -rounds 1 -sidecar bin/authz-sidecar-profile -out bin/profiles
+	go tool pprof -proto bin/profiles/*.pprof >cmd/authz-sidecar/default.pgo
+
+BENCH = bin/bench-tool -envoy $(firstword $(ENVOY_FILES)) -node-modules $(dir $(NODE_BENCH))
+
+.PHONY: bin/bench-tool
+bin/bench-tool: build $(firstword $(ENVOY_FILES)) $(NODE_BENCH)
+	@cd bench && go build -o ../$@ .
 
 .PHONY: e2e
 e2e: build $(T)/bin/gotestsum $(ENVOY_FILES) $(NODE_SDK) ## The built binary behind real Envoy, and against the vendor's Node SDK.
@@ -75,6 +107,7 @@ lint: $(T)/bin/staticcheck $(BUF) $(VALIDATE_PROTO) ## gofmt, vet, staticcheck, 
 	$(T)/bin/staticcheck ./...
 	cd deploy/k8s && go vet ./... && ../../$(T)/bin/staticcheck ./...
 	cd tools && go vet ./... && ../$(T)/bin/staticcheck ./...
+	cd bench && go vet ./... && ../$(T)/bin/staticcheck ./...
 	$(BUF) lint
 	$(BUF) format --diff --exit-code proto
 
@@ -110,7 +143,7 @@ vulncheck: $(T)/bin/govulncheck # Known vulnerabilities, where the database can 
 
 .PHONY: build
 build: ## The static binary, bin/authz-sidecar.
-	go build -ldflags '$(LDFLAGS)' -o bin/authz-sidecar ./cmd/authz-sidecar
+	go build -pgo=auto -ldflags '$(LDFLAGS)' -o bin/authz-sidecar ./cmd/authz-sidecar
 
 .PHONY: sbom
 sbom: build $(CA_ROOTS) ## What is in the binary: an SBOM, bin/authz-sidecar.cdx.json, and the licences, bin/third-party.txt.
@@ -164,6 +197,11 @@ $(CA_ROOTS): tools/certifi.txt | $(T)/python/bin/pip
 $(NODE_SDK): e2e/nodesdk/package.json e2e/nodesdk/package-lock.json
 	@mkdir -p $(T)/node && cp $^ $(T)/node/
 	cd $(T)/node && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
+	@touch $@
+
+$(NODE_BENCH): bench/node/package.json bench/node/package-lock.json
+	@mkdir -p $(T)/bench-node && cp $^ $(T)/bench-node/
+	cd $(T)/bench-node && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
 	@touch $@
 
 $(VALIDATE_PROTO): Makefile

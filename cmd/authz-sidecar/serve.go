@@ -280,10 +280,8 @@ const (
 	// Checks are answered by so many goroutines that wait for them, and only beyond that by new ones, which first have to grow
 	// their stacks.
 	streamWorkers = 64
-	// Of each connection, and Envoy has one for each of its workers: what has come is read at once, and answered in one write.
-	readBuffer, writeBuffer = 128 << 10, 64 << 10
-	// How much a peer may send before it is told to go on. To fix it spares pings that measure what it should be.
-	window = 1 << 20
+	// Of each connection, and Envoy has one for each of its workers: so much of what has come is read at once.
+	readBuffer = 128 << 10
 )
 
 func newGRPCServer(mutual *tls.Config) *grpc.Server {
@@ -303,9 +301,6 @@ func newGRPCServer(mutual *tls.Config) *grpc.Server {
 		grpc.WaitForHandlers(true),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ReadBufferSize(readBuffer),
-		grpc.WriteBufferSize(writeBuffer),
-		grpc.InitialWindowSize(window),
-		grpc.InitialConnWindowSize(window),
 	)
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"hash"
 	"math/bits"
 	"sync"
 	"time"
@@ -33,8 +34,12 @@ type cache struct {
 // digest is SHA-256 over a key of the cache's own, which is random, and a JWT: who sees digests learns nothing of JWTs.
 type digest [sha256.Size]byte
 
-// keyedText is the cache's key and room for a JWT.
-type keyedText [sha256.Size + jws.MaxLength]byte
+// keyedText is the cache's key and room for a JWT, and what makes a digest of it.
+type keyedText struct {
+	text [sha256.Size + jws.MaxLength]byte
+	hash hash.Hash
+	sum  digest
+}
 
 // newCache returns a cache that is to be closed.
 func newCache(size int, leeway time.Duration) *cache {
@@ -51,8 +56,8 @@ func newCache(size int, leeway time.Duration) *cache {
 		Executor: func(task func()) { task() },
 	})}
 	c.texts.New = func() any {
-		t := new(keyedText)
-		copy(t[:], key[:])
+		t := &keyedText{hash: sha256.New()}
+		copy(t.text[:], key[:])
 		return t
 	}
 	return c
@@ -69,7 +74,10 @@ func weigh(p proof) uint32 {
 // digest takes a JWT of at most jws.MaxLength bytes.
 func (c *cache) digest(jwt string) digest {
 	t := c.texts.Get().(*keyedText)
-	sum := sha256.Sum256(t[:sha256.Size+copy(t[sha256.Size:], jwt)])
+	t.hash.Reset()
+	t.hash.Write(t.text[:sha256.Size+copy(t.text[sha256.Size:], jwt)])
+	t.hash.Sum(t.sum[:0])
+	sum := t.sum
 	c.texts.Put(t)
 	return sum
 }
