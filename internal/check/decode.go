@@ -54,10 +54,13 @@ func (r *request) read(message []byte) {
 	}
 }
 
-func (r *request) readMessage(b []byte) bool {
+func (r *request) readMessage(b []byte) bool { return each(b, requestAttributes, r.readAttributes) }
+
+// each reads the fields of one number, and says whether b is a message.
+func each(b []byte, wanted protowire.Number, read func([]byte) bool) bool {
 	for len(b) > 0 {
 		field, value, rest, ok := next(b)
-		if !ok || field == requestAttributes && !r.readAttributes(value) {
+		if !ok || field == wanted && !read(value) {
 			return false
 		}
 		b = rest
@@ -93,16 +96,7 @@ func (r *request) readExtension(b []byte) bool {
 	return ok
 }
 
-func (r *request) readRequest(b []byte) bool {
-	for len(b) > 0 {
-		field, value, rest, ok := next(b)
-		if !ok || field == attributesHTTP && !r.readHTTP(value) {
-			return false
-		}
-		b = rest
-	}
-	return true
-}
+func (r *request) readRequest(b []byte) bool { return each(b, attributesHTTP, r.readHTTP) }
 
 func (r *request) readHTTP(b []byte) bool {
 	for len(b) > 0 {
@@ -162,16 +156,7 @@ func (r *request) mayIgnore(e entry) bool {
 	return !r.names.any || utf8.Valid(e.key) && utf8.Valid(e.value)
 }
 
-func (r *request) readHeaderMap(b []byte) bool {
-	for len(b) > 0 {
-		field, value, rest, ok := next(b)
-		if !ok || field == headerMapHeaders && !r.readLine(value) {
-			return false
-		}
-		b = rest
-	}
-	return true
-}
+func (r *request) readHeaderMap(b []byte) bool { return each(b, headerMapHeaders, r.readLine) }
 
 func (r *request) readLine(b []byte) bool {
 	e, ok := readEntry(b)
