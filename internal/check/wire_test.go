@@ -3,6 +3,7 @@ package check_test
 import (
 	"context"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"authz-sidecar/internal/check"
@@ -48,6 +50,7 @@ func TestWhatCannotBeDecodedIsDenied(t *testing.T) {
 	login := h.logIn(sessionapitest.LogIn{})
 	good := encoded(t, request("/app", "authorization", "Bearer "+login.JWT))
 	notUTF8 := []byte(strings.Replace(string(good), "/app", "/a\xffp", 1))
+	cookie := string(encoded(t, request("/app", "authorization", "Bearer "+login.JWT, "cookie", "theme=dark")))
 	for name, c := range map[string]struct {
 		message []byte
 		reason  string
@@ -57,6 +60,8 @@ func TestWhatCannotBeDecodedIsDenied(t *testing.T) {
 		"garbage":             {[]byte("\xff\xff\xff"), "ambiguous_path"},
 		"a truncated request": {good[:len(good)-1], "ambiguous_path"},
 		"a path not in UTF-8": {notUTF8, "ambiguous_path"},
+		"with a cookie":       {[]byte(cookie), "verified"},
+		"one not in UTF-8":    {[]byte(strings.Replace(cookie, "dark", "d\xffrk", 1)), "ambiguous_path"},
 	} {
 		response := new(authv3.CheckResponse)
 		if err := conn.Invoke(t.Context(), "/envoy.service.auth.v3.Authorization/Check", c.message, response); err != nil {
@@ -104,6 +109,81 @@ func TestAnswersAreWrittenAsProtobufWritesThem(t *testing.T) {
 		response := decoded(t, written[len(before):])
 		if len(response.ProtoReflect().GetUnknown()) > 0 || proto.Size(response) != len(written)-len(before) {
 			t.Errorf("%s: %d bytes, and protobuf needs %d: %v", name, len(written)-len(before), proto.Size(response), response)
+		}
+	}
+}
+
+// in wraps a message as the field of others, the innermost number last.
+func in(message []byte, numbers ...protowire.Number) []byte {
+	for _, number := range slices.Backward(numbers) {
+		message = protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), message)
+	}
+	return message
+}
+
+// TestWhatIsNoMessageIsNotRead puts bytes that are no message into each message that is read, behind a good request.
+func TestWhatIsNoMessageIsNotRead(t *testing.T) {
+	h := newHouse(t, session.Consumer, nil)
+	good := encoded(t, request("/app", "authorization", "Bearer x"))
+	for where, numbers := range map[string][]protowire.Number{
+		"the request": {}, "attributes": {1}, "extension": {1, 10}, "attributes' request": {1, 4}, "http": {1, 4, 2},
+		"header": {1, 4, 2, 3}, "header map": {1, 4, 2, 13}, "line": {1, 4, 2, 13, 1},
+	} {
+		for what, c := range map[string]struct {
+			message string
+			fine    bool
+		}{
+			"nothing":                  {"", true},
+			"an unknown field":         {"\xa2\x06\x01x", true},
+			"an unknown group":         {"\xa3\x06\xa4\x06", true},
+			"a number":                 {"\xa0\x06\x01", true},
+			"a known field's number":   {"\x08\x01", true},
+			"a length that is long":    {"\xa2\x06\x81\x80\x00x", true},
+			"number 0":                 {"\x02\x01x", false},
+			"a number beyond the last": {"\x82\x80\x80\x80\x10\x01x", false},
+			"a group that has no end":  {"\xa3\x06", false},
+			"an end without a group":   {"\xa4\x06", false},
+			"a type that there is not": {"\xa6\x06", false},
+			"a length beyond the end":  {"\xa2\x06\x02x", false},
+			"half a length":            {"\xa2\x06\x80", false},
+			"no length":                {"\xa2\x06", false},
+			"half a tag":               {"\xa2", false},
+		} {
+			message := append(slices.Clone(good), in([]byte(c.message), numbers...)...)
+			if err := proto.Unmarshal(message, new(authv3.CheckRequest)); err == nil != c.fine {
+				t.Fatalf("%s in %s: protobuf says %v", what, where, err)
+			}
+			if got := h.server.Read(message); got.Path == "/app" != c.fine || got.Authorization == "Bearer x" != c.fine {
+				t.Errorf("%s in %s: is read as %q", what, where, got.Path)
+			}
+		}
+	}
+}
+
+// TestTheLastOfSeveralCounts repeats the parts of a header's entry.
+func TestTheLastOfSeveralCounts(t *testing.T) {
+	h := newHouse(t, session.Consumer, nil)
+	key := func(text string) string { return "\x0a" + string(rune(len(text))) + text }
+	value := func(text string) string { return "\x12" + string(rune(len(text))) + text }
+	for _, entry := range []string{
+		key("x-a") + value("1") + key("authorization"), key("authorization") + value("1") + key("x-a"),
+		key("authorization") + value("1") + value("2"), value("1") + key("authorization"), key("authorization"),
+		key("authorization") + value("1") + "\x08\x01", key("authorization") + "\x1a\x01r" + value("1"), value("1"), "",
+		key("authorization") + value("1") + "\x1a\x00", key("authorization") + "\x12\x81\x00r", "\x0a\x8d\x00authorization" + value("1"),
+	} {
+		for _, number := range []protowire.Number{3, 13} {
+			message := in([]byte(entry), 1, 4, 2, number)
+			if number == 13 {
+				message = in([]byte(entry), 1, 4, 2, number, 1)
+			}
+			want := new(authv3.CheckRequest)
+			if err := proto.Unmarshal(message, want); err != nil {
+				t.Fatalf("%q: %v", entry, err)
+			}
+			value, ok := headerOf(want.GetAttributes().GetRequest().GetHttp(), "authorization")
+			if got, gotOK := h.server.Read(message).Header("authorization"); got != value || gotOK != ok {
+				t.Errorf("%q in %d: %q, %v, want %q, %v", entry, number, got, gotOK, value, ok)
+			}
 		}
 	}
 }
