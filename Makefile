@@ -60,7 +60,7 @@ unit: $(T)/bin/gotestsum ## Unit tests under race.
 GATED = $$(git ls-files -co --exclude-standard 'internal/*_test.go' | xargs grep -l '^//go:build !race')
 
 .PHONY: gates
-gates: build $(T)/bin/gotestsum ## What a Check may allocate, in memory and over the wire.
+gates: build $(T)/bin/gotestsum $(firstword $(ENVOY_FILES)) $(NODE_BENCH) ## What a Check may allocate, in memory and over the wire.
 	@$(GOTEST) -count=1 $$(dirname $(GATED) | sort -u | sed 's|^|./|') \
 	  -run "^($$(sed -n 's/^func \(Test[A-Za-z0-9]*\).*/\1/p' $(GATED) | paste -s -d '|'))$$"
 	@cd bench && AUTHZ_SIDECAR=$(CURDIR)/bin/authz-sidecar $(GOTEST) -count=1 ./...
@@ -169,7 +169,7 @@ prerequisites:
 	@ENVOY='$(ENVOY)' tools/prerequisites
 prerequisites-test:
 	@ENVOY='$(ENVOY)' tools/prerequisites test
-unit e2e: | prerequisites-test
+unit gates e2e: | prerequisites-test
 build lint generate check-generate sbom licences image test-k8s: | prerequisites
 
 $(GO_TOOLS) &: tools/go.mod tools/go.sum

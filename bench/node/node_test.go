@@ -15,10 +15,10 @@ func TestTheServerLetsInGenuineTokensOnly(t *testing.T) {
 		modules = "../../.tools/bench-node/node_modules"
 	}
 	if _, err := os.Stat(modules); err != nil {
-		t.Skip("the SDK is not installed: run make bench once")
+		t.Fatal("the SDK is not installed: run make gates, which does")
 	}
 	if _, err := exec.LookPath("node"); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	stage, err := subject.NewStage(t.Context(), subject.Options{NodeModules: modules, Logf: t.Logf})
 	if err != nil {
