@@ -328,6 +328,60 @@ func (d deadlines) VerifyInto(ctx context.Context, _ *session.Session, _ string,
 	return false, session.ErrForged
 }
 
+// neither says of every JWT neither yes nor no.
+type neither struct{ faulty }
+
+func (neither) VerifyInto(context.Context, *session.Session, string, time.Time) (bool, error) {
+	return false, nil
+}
+
+// TestAJWTOfWhichNothingIsSaidDoesNotStandAside has it beside a token that the session API says yes to.
+func TestAJWTOfWhichNothingIsSaidDoesNotStandAside(t *testing.T) {
+	h := newHouse(t, session.Consumer, func(c *check.Config) {
+		p := c.Projects[project]
+		p.Verifier = neither{}
+		c.Projects = map[string]check.Project{project: p}
+	})
+	token := h.logIn(sessionapitest.LogIn{}).Token
+	if a := h.check("/", "x-session-token", token); a.reason != "exchanged" {
+		t.Errorf("the token alone: %s", a.reason)
+	}
+	if a := h.check("/", "x-session-token", token, "authorization", "Bearer a.b.c"); a.reason != "internal" {
+		t.Errorf("beside the JWT: %s", a.reason)
+	}
+}
+
+// TestATimeIsKeptBackFromARefreshAhead looks at the deadline that it gets: it may have to prove a kept exchange anew.
+func TestATimeIsKeptBackFromARefreshAhead(t *testing.T) {
+	api := &aheadOf{}
+	h := newHouse(t, session.Consumer, func(c *check.Config) {
+		c.Rules = compile(t, policy.Rule{Name: "ahead", Match: prefix("/"), MaxTokenAge: session.NoMaxAge, RefreshAhead: 10 * time.Minute})
+		p := c.Projects[project]
+		p.API = api
+		c.Projects = map[string]check.Project{project: p}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	if a := h.checkContext(ctx, request("/", "cookie", "stytch_session_jwt="+h.logIn(sessionapitest.LogIn{}).JWT)); a.reason != "verified" {
+		t.Error(a.reason)
+	}
+	if margin := deadline.Sub(api.deadline); margin != 100*time.Millisecond {
+		t.Errorf("%v is kept back", margin)
+	}
+}
+
+// aheadOf notes until when it may take.
+type aheadOf struct {
+	faulty
+	deadline time.Time
+}
+
+func (a *aheadOf) Ahead(ctx context.Context, _ sessionapi.Request) *sessionapi.Exchange {
+	a.deadline, _ = ctx.Deadline()
+	return nil
+}
+
 // TestGraceIsJudgedInWhatIsLeftOfTheTime has the session API take its part of the time, and permissions that obey theirs.
 func TestGraceIsJudgedInWhatIsLeftOfTheTime(t *testing.T) {
 	h := newHouse(t, session.Consumer, func(c *check.Config) {
