@@ -80,7 +80,8 @@ pgo: bin/bench-tool ## Refresh the profile that the binary is compiled by.
 	AUTHZ_SIDECAR_PROFILES=$(CURDIR)/bin/profiles $(BENCH) -suites profile -rounds 1 -sidecar bin/authz-sidecar-profile -out bin/profiles
 	go tool pprof -proto bin/profiles/*.pprof >cmd/authz-sidecar/default.pgo
 
-BENCH = bin/bench-tool -envoy $(firstword $(ENVOY_FILES)) -node-modules $(dir $(NODE_BENCH))
+# BENCHFLAGS=-quick sees that it works, and measures little.
+BENCH = bin/bench-tool -envoy $(firstword $(ENVOY_FILES)) -node-modules $(dir $(NODE_BENCH)) $(BENCHFLAGS)
 
 .PHONY: bin/bench-tool
 bin/bench-tool: build $(firstword $(ENVOY_FILES)) $(NODE_BENCH)
