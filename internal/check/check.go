@@ -6,6 +6,10 @@
 // goes wrong, a panic included, ends as a denial inside an OK RPC: a gRPC error is not a verdict, and an Envoy with
 // failure_mode_allow would let the request in. Two things soften a denial, each because a rule says so: shadow, which lets the
 // request pass as nobody, and on_unavailable: envoy, which leaves an outage of the session API to that flag.
+//
+// A CheckRequest is read where it lies, in wire form, and a CheckResponse is written in wire form, so that a Check that is answered from
+// memory allocates nothing. What a request says is borrowed from its message, and what a Check needs is used again by the next: who
+// keeps a part of either for longer clones it.
 package check
 
 import (
@@ -19,7 +23,6 @@ import (
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
 	"authz-sidecar/internal/policy"
@@ -109,38 +112,6 @@ type Server struct {
 
 	headerNames *headerNames
 	work        sync.Pool // of *work
-}
-
-// work is what one Check needs. It is used again, so that a Check that is answered from memory allocates nothing: who keeps
-// anything of it for longer clones it.
-type work struct {
-	arrived  time.Time
-	request  *request
-	decision decision
-	// header and cookie are the sessions that the JWTs there prove.
-	header, cookie session.Session
-	// recalled and verified are how many JWTs were.
-	recalled, verified int
-	// identity is what decision.identity is written to.
-	identity message
-	attrs    []slog.Attr // room for those of the log line
-	// buffer holds the message; nil if it is not grpc's.
-	buffer mem.Buffer
-}
-
-func (s *Server) release(w *work) {
-	if w.buffer != nil {
-		w.buffer.Free()
-	}
-	w.request.reset()
-	*w = work{
-		request:  w.request,
-		header:   session.Session{Roles: w.header.Roles[:0], Factors: w.header.Factors[:0]},
-		cookie:   session.Session{Roles: w.cookie.Roles[:0], Factors: w.cookie.Factors[:0]},
-		identity: message{b: w.identity.b[:0]},
-		attrs:    w.attrs,
-	}
-	s.work.Put(w)
 }
 
 // New makes a Server.
