@@ -58,8 +58,8 @@ func TestAWarmCheckAllocatesLittleAndOneWithoutATokenNoMore(t *testing.T) {
 	}
 	noneObjects, noneBytes := allocated(t, stage, server, none, http.StatusUnauthorized, gateChecks)
 	t.Logf("a Check without a token: %.1f allocations, %.0f bytes", noneObjects, noneBytes)
-	// A tenth of an object is what differs from one run to the next.
-	if noneObjects > objects+.1 || noneBytes > bytes*1.01 {
+	// Less than half an object is what collections differ by, which empty the pools; one more of any kind would show.
+	if noneObjects > objects+.5 || noneBytes > bytes*1.01 {
 		t.Errorf("without a token a Check allocates %.1f objects and %.0f bytes, more than with a warm one, %.1f and %.0f",
 			noneObjects, noneBytes, objects, bytes)
 	}
