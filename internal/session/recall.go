@@ -9,8 +9,11 @@ import (
 // Recall is VerifyInto for a JWT that is remembered, and needs no context since it waits for nothing; known is false, and nothing
 // else said, if it is not.
 func (v *Verifier) Recall(into *Session, jwt string, now time.Time) (known, proved bool, err error) {
+	if v.cache == nil || len(jwt) > jws.MaxLength {
+		return false, false, nil
+	}
 	generation := v.config.Keys.Generation()
-	if v.cache == nil || generation == 0 || len(jwt) > jws.MaxLength {
+	if generation == 0 {
 		return false, false, nil
 	}
 	p, ok := v.cache.get(v.cache.digest(jwt), generation)
