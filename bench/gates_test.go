@@ -51,15 +51,22 @@ func TestAWarmCheckAllocatesLittleAndOneWithoutATokenNoMore(t *testing.T) {
 	// The first ones of each kind fill the pools and the cache.
 	allocated(t, stage, server, good, http.StatusOK, 500)
 	allocated(t, stage, server, none, http.StatusUnauthorized, 500)
+	// By turns, and the least of each: a collection empties the pools, and whom it meets pays for it.
 	objects, bytes := allocated(t, stage, server, good, http.StatusOK, gateChecks)
+	noneObjects, noneBytes := allocated(t, stage, server, none, http.StatusUnauthorized, gateChecks)
+	for range 2 {
+		o, b := allocated(t, stage, server, good, http.StatusOK, gateChecks)
+		objects, bytes = min(objects, o), min(bytes, b)
+		o, b = allocated(t, stage, server, none, http.StatusUnauthorized, gateChecks)
+		noneObjects, noneBytes = min(noneObjects, o), min(noneBytes, b)
+	}
 	t.Logf("a warm Check: %.1f allocations, %.0f bytes", objects, bytes)
 	if objects > maxAllocations || bytes > maxBytes {
 		t.Errorf("a warm Check allocates %.1f objects and %.0f bytes, more than %d and %d", objects, bytes, maxAllocations, maxBytes)
 	}
-	noneObjects, noneBytes := allocated(t, stage, server, none, http.StatusUnauthorized, gateChecks)
 	t.Logf("a Check without a token: %.1f allocations, %.0f bytes", noneObjects, noneBytes)
-	// Less than half an object is what collections differ by, which empty the pools; one more of any kind would show.
-	if noneObjects > objects+.5 || noneBytes > bytes*1.01 {
+	// A tenth of an object is what differs from one run to the next.
+	if noneObjects > objects+.1 || noneBytes > bytes*1.01 {
 		t.Errorf("without a token a Check allocates %.1f objects and %.0f bytes, more than with a warm one, %.1f and %.0f",
 			noneObjects, noneBytes, objects, bytes)
 	}
