@@ -46,7 +46,7 @@ func (r *request) read(message []byte) {
 		return
 	}
 	r.authorization, _ = r.header("authorization")
-	r.cookie, _ = r.header("cookie")
+	r.cookie, _ = r.joined("cookie", "; ") // RFC 9113, section 8.2.3
 	r.contentType, _ = r.header("content-type")
 	r.requestID, _ = r.header("x-request-id")
 	if r.names.token != "" {
@@ -54,13 +54,11 @@ func (r *request) read(message []byte) {
 	}
 }
 
-func (r *request) readMessage(b []byte) bool { return each(b, requestAttributes, r.readAttributes) }
-
-// each reads the fields of one number, and says whether b is a message.
-func each(b []byte, wanted protowire.Number, read func([]byte) bool) bool {
+// each visits the fields of b, and says whether b is a message and no visit said that a part of it is none.
+func each(b []byte, visit func(field protowire.Number, value []byte) bool) bool {
 	for len(b) > 0 {
 		field, value, rest, ok := next(b)
-		if !ok || field == wanted && !read(value) {
+		if !ok || !visit(field, value) {
 			return false
 		}
 		b = rest
@@ -68,24 +66,22 @@ func each(b []byte, wanted protowire.Number, read func([]byte) bool) bool {
 	return true
 }
 
+func (r *request) readMessage(b []byte) bool {
+	return each(b, func(field protowire.Number, value []byte) bool {
+		return field != requestAttributes || r.readAttributes(value)
+	})
+}
+
 func (r *request) readAttributes(b []byte) bool {
-	for len(b) > 0 {
-		field, value, rest, ok := next(b)
-		if !ok {
-			return false
-		}
-		b = rest
+	return each(b, func(field protowire.Number, value []byte) bool {
 		switch field {
 		case attributesRequest:
-			ok = r.readRequest(value)
+			return r.readRequest(value)
 		case attributesExtensions:
-			ok = r.readExtension(value)
+			return r.readExtension(value)
 		}
-		if !ok {
-			return false
-		}
-	}
-	return true
+		return true
+	})
 }
 
 func (r *request) readExtension(b []byte) bool {
@@ -96,32 +92,28 @@ func (r *request) readExtension(b []byte) bool {
 	return ok
 }
 
-func (r *request) readRequest(b []byte) bool { return each(b, attributesHTTP, r.readHTTP) }
+func (r *request) readRequest(b []byte) bool {
+	return each(b, func(field protowire.Number, value []byte) bool {
+		return field != attributesHTTP || r.readHTTP(value)
+	})
+}
 
 func (r *request) readHTTP(b []byte) bool {
-	for len(b) > 0 {
-		field, value, rest, ok := next(b)
-		if !ok {
-			return false
-		}
-		b = rest
+	return each(b, func(field protowire.Number, value []byte) bool {
 		switch field {
 		case httpHeaders:
-			ok = r.readHeader(value)
+			return r.readHeader(value)
 		case httpHeaderMap:
-			ok = r.readHeaderMap(value)
+			return r.readHeaderMap(value)
 		case httpMethod:
-			ok = setText(&r.method, value)
+			return setText(&r.method, value)
 		case httpPath:
-			ok = setText(&r.path, value)
+			return setText(&r.path, value)
 		case httpHost:
-			ok = setText(&r.host, value)
+			return setText(&r.host, value)
 		}
-		if !ok {
-			return false
-		}
-	}
-	return true
+		return true
+	})
 }
 
 func (r *request) readHeader(b []byte) bool {
@@ -156,7 +148,11 @@ func (r *request) mayIgnore(e entry) bool {
 	return !r.names.any || utf8.Valid(e.key) && utf8.Valid(e.value)
 }
 
-func (r *request) readHeaderMap(b []byte) bool { return each(b, headerMapHeaders, r.readLine) }
+func (r *request) readHeaderMap(b []byte) bool {
+	return each(b, func(field protowire.Number, value []byte) bool {
+		return field != headerMapHeaders || r.readLine(value)
+	})
+}
 
 func (r *request) readLine(b []byte) bool {
 	e, ok := readEntry(b)
@@ -191,12 +187,12 @@ func readEntry(b []byte) (e entry, ok bool) {
 			return entry{key: key, raw: value}, true
 		}
 	}
-	for len(b) > 0 {
-		field, value, rest, ok := next(b)
-		if !ok {
-			return entry{}, false
-		}
-		b = rest
+	return readAnyEntry(b)
+}
+
+// readAnyEntry reads the rest: of several keys or values the last counts.
+func readAnyEntry(b []byte) (e entry, ok bool) {
+	ok = each(b, func(field protowire.Number, value []byte) bool {
 		switch field {
 		case entryKey:
 			e.key = value
@@ -205,8 +201,9 @@ func readEntry(b []byte) (e entry, ok bool) {
 		case entryRawValue:
 			e.raw = value
 		}
-	}
-	return e, true
+		return true
+	})
+	return e, ok
 }
 
 // next is the next length-delimited field of a message, 0 if there is none but others, which it skips. It is not ok if b is no

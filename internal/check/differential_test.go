@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"regexp"
 	"strings"
 	"sync"
@@ -17,10 +16,8 @@ import (
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/grpc/test/bufconn"
 
 	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/policy"
@@ -74,17 +71,7 @@ func TestNobodyIsTakenForAnother(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pool := &spoiler{BufferPool: mem.DefaultBufferPool()}
-			listener := bufconn.Listen(1 << 16)
-			server := grpc.NewServer(grpc.ForceServerCodecV2(check.NewCodec()), experimental.BufferPool(pool), grpc.WaitForHandlers(true), grpc.NumStreamWorkers(4))
-			h.server.Register(server)
-			go server.Serve(listener)
-			defer server.Stop()
-			conn, err := grpc.NewClient("passthrough:bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
-				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-				grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{})))
-			if err != nil {
-				t.Fatal(err)
-			}
+			conn, stop := h.overGRPC(experimental.BufferPool(pool), grpc.WaitForHandlers(true), grpc.NumStreamWorkers(4))
 			var passed atomic.Int64
 			var group sync.WaitGroup
 			for i, p := range people {
@@ -102,8 +89,7 @@ func TestNobodyIsTakenForAnother(t *testing.T) {
 				})
 			}
 			group.Wait()
-			conn.Close()
-			server.GracefulStop()
+			stop()
 			if passed.Load() < int64(c.checks) { // of eight times as many
 				t.Errorf("only %d passed", passed.Load())
 			}

@@ -145,7 +145,8 @@ func (s *stranger) wantBytesRead(t *testing.T, data []byte) {
 func (s *stranger) wantView(t *testing.T, got check.View, in *authv3.CheckRequest) {
 	t.Helper()
 	http := in.GetAttributes().GetRequest().GetHttp()
-	header := func(name string) (string, bool) { return headerOf(http, name) }
+	header := func(name string) (string, bool) { return headerOf(http, name, ",") }
+	cookie, _ := headerOf(http, "cookie", "; ")
 	text := func(name string) string { value, _ := header(name); return value }
 	for name, c := range map[string]struct{ got, want string }{
 		"method":        {got.Method, http.GetMethod()},
@@ -153,7 +154,7 @@ func (s *stranger) wantView(t *testing.T, got check.View, in *authv3.CheckReques
 		"host":          {got.Host, http.GetHost()},
 		"rule":          {got.Rule, in.GetAttributes().GetContextExtensions()["rule"]},
 		"authorization": {got.Authorization, text("authorization")},
-		"cookie":        {got.Cookie, text("cookie")},
+		"cookie":        {got.Cookie, cookie},
 		"token":         {got.Token, text("x-session-token")},
 		"content type":  {got.ContentType, text("content-type")},
 		"request id":    {got.RequestID, text("x-request-id")},
@@ -162,7 +163,7 @@ func (s *stranger) wantView(t *testing.T, got check.View, in *authv3.CheckReques
 			t.Fatalf("%s is seen as %q, and is %q, in %v", name, c.got, c.want, in)
 		}
 	}
-	names := []string{"origin", "upgrade", "x-nobody-asks-for", "", ":path"}
+	names := []string{"cookie", "origin", "upgrade", "x-nobody-asks-for", "", ":path"}
 	for name := range http.GetHeaders() {
 		names = append(names, name)
 	}
@@ -178,7 +179,7 @@ func (s *stranger) wantView(t *testing.T, got check.View, in *authv3.CheckReques
 }
 
 // headerOf joins the lines of a header, those of both ways of sending them.
-func headerOf(http *authv3.AttributeContext_HttpRequest, name string) (value string, ok bool) {
+func headerOf(http *authv3.AttributeContext_HttpRequest, name, separator string) (value string, ok bool) {
 	var lines []string
 	if mapped, ok := http.GetHeaders()[name]; ok {
 		lines = append(lines, mapped)
@@ -192,10 +193,6 @@ func headerOf(http *authv3.AttributeContext_HttpRequest, name string) (value str
 		} else {
 			lines = append(lines, line.GetValue())
 		}
-	}
-	separator := ","
-	if name == "cookie" {
-		separator = "; "
 	}
 	return strings.Join(lines, separator), lines != nil
 }

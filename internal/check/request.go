@@ -94,7 +94,7 @@ func newHeaderNames(all []string, anyOther bool, token string) *headerNames {
 func (n *headerNames) find(name string) int {
 	if len(name) > 0 && len(name) < len(n.byLength) {
 		for _, i := range n.byLength[len(name)] {
-			if n.all[i][len(name)-1] == name[len(name)-1] && n.all[i] == name { // names differ at the end more often than not
+			if n.all[i] == name {
 				return i
 			}
 		}
@@ -102,10 +102,12 @@ func (n *headerNames) find(name string) int {
 	return -1
 }
 
-// header returns the value of a header by its lower-case name, several lines joined by commas, or cookies by semicolons
-// (RFC 9113, section 8.2.3), empty ones too. Should a peer send a header in both ways, its values are joined, which makes a
-// contradiction ambiguous rather than a matter of precedence.
-func (r *request) header(name string) (value string, ok bool) {
+// header returns the value of a header by its lower-case name, several lines joined by commas, as Envoy joins them.
+func (r *request) header(name string) (value string, ok bool) { return r.joined(name, ",") }
+
+// joined joins several lines of a header, empty ones too. Should a peer send a header in both ways, its values are joined, which makes
+// a contradiction ambiguous rather than a matter of precedence.
+func (r *request) joined(name, separator string) (value string, ok bool) {
 	var lines *headerLines
 	if i := r.names.find(name); i >= 0 {
 		lines = &r.lines[i]
@@ -121,10 +123,6 @@ func (r *request) header(name string) (value string, ok bool) {
 	all := lines.raw
 	if lines.isMapped {
 		all = append([]string{lines.mapped}, all...)
-	}
-	separator := ","
-	if name == "cookie" {
-		separator = "; "
 	}
 	return strings.Join(all, separator), true
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -31,21 +32,31 @@ func (rawCodec) Unmarshal(data []byte, v any) error { return proto.Unmarshal(dat
 
 var _ encoding.Codec = rawCodec{}
 
-// TestWhatCannotBeDecodedIsDenied sends bytes over gRPC that are no CheckRequest, or none with UTF-8 in it.
-func TestWhatCannotBeDecodedIsDenied(t *testing.T) {
-	h := newHouse(t, session.Consumer, nil)
+// overGRPC serves the house's Checks over gRPC, and connects a client that sends bytes. stop ends both, and waits for what is
+// under way.
+func (h *house) overGRPC(options ...grpc.ServerOption) (client *grpc.ClientConn, stop func()) {
+	h.t.Helper()
 	listener := bufconn.Listen(1 << 16)
-	server := grpc.NewServer(grpc.ForceServerCodecV2(check.NewCodec()))
+	server := grpc.NewServer(append(options, grpc.ForceServerCodecV2(check.NewCodec()))...)
 	h.server.Register(server)
 	go server.Serve(listener)
-	defer server.Stop()
-	conn, err := grpc.NewClient("passthrough:bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
+	client, err := grpc.NewClient("passthrough:bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{})))
 	if err != nil {
-		t.Fatal(err)
+		h.t.Fatal(err)
 	}
-	defer conn.Close()
+	return client, func() {
+		client.Close()
+		server.GracefulStop()
+	}
+}
+
+// TestWhatCannotBeDecodedIsDenied sends bytes over gRPC that are no CheckRequest, or none with UTF-8 in it.
+func TestWhatCannotBeDecodedIsDenied(t *testing.T) {
+	h := newHouse(t, session.Consumer, nil)
+	conn, stop := h.overGRPC()
+	defer stop()
 
 	login := h.logIn(sessionapitest.LogIn{})
 	good := encoded(t, request("/app", "authorization", "Bearer "+login.JWT))
@@ -180,10 +191,25 @@ func TestTheLastOfSeveralCounts(t *testing.T) {
 			if err := proto.Unmarshal(message, want); err != nil {
 				t.Fatalf("%q: %v", entry, err)
 			}
-			value, ok := headerOf(want.GetAttributes().GetRequest().GetHttp(), "authorization")
+			value, ok := headerOf(want.GetAttributes().GetRequest().GetHttp(), "authorization", ",")
 			if got, gotOK := h.server.Read(message).Header("authorization"); got != value || gotOK != ok {
 				t.Errorf("%q in %d: %q, %v, want %q, %v", entry, number, got, gotOK, value, ok)
 			}
 		}
+	}
+}
+
+// TestLinesAreJoined has rules see what they see where Envoy joins them, and cookies be cookies.
+func TestLinesAreJoined(t *testing.T) {
+	h := newHouse(t, session.Consumer, nil)
+	in := request("/app")
+	in.Attributes.Request.Http.HeaderMap = &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
+		{Key: "cookie", RawValue: []byte("a=1")}, {Key: "accept", Value: "x"}, {Key: "cookie", Value: "b=2"}, {Key: "accept"},
+	}}
+	got := h.server.Read(encoded(t, in))
+	cookie, _ := got.Header("cookie")
+	accept, _ := got.Header("accept")
+	if got.Cookie != "a=1; b=2" || cookie != "a=1,b=2" || accept != "x," {
+		t.Errorf("cookies %q, to rules %q; accept %q", got.Cookie, cookie, accept)
 	}
 }
