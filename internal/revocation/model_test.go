@@ -3,7 +3,6 @@ package revocation_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"testing"
 	"time"
 
@@ -16,11 +15,21 @@ const lifetime = retention - leeway
 // maxScript bounds what one run does, since each step looks at all JWTs.
 const maxScript = 512
 
-// world is a session service and its clients, and all that was ever revoked there.
+// world is a session service and its clients, and all that was ever revoked there. Its time is the service's, but for what the issuer's
+// clock is ahead.
 type world struct {
 	bytes    []byte
 	denylist *revocation.Denylist
-	now      time.Time
+	// now has a monotonic reading; our wall clock is off by skew.
+	now  time.Time
+	skew time.Duration
+	// heard says that we know the service's time, so that no JWT lives longer than by that. If not, our wall clock is right whenever
+	// something is recorded.
+	heard bool
+	// stepped says that what nothing concerns may be asked about.
+	stepped bool
+	// lifetime is the longest of a JWT now.
+	lifetime time.Duration
 	// ahead is how far the issuer's clock is ahead of ours: at most the leeway, but it may be far behind.
 	ahead time.Duration
 	told  []told
@@ -29,12 +38,33 @@ type world struct {
 
 type told struct {
 	revocation.Revocation
-	at time.Time
+	// recordedBefore is what the Denylist takes IssuedBefore for.
+	recordedBefore time.Time
 }
 
 type jwt struct {
 	revocation.Token
-	issued time.Time // by our clock, which its iat does not tell
+	issued time.Time // which its iat does not tell
+	lives  time.Duration
+}
+
+// wall is what our clocks show.
+func (w *world) wall() time.Time { return stepped(w.now, w.skew) }
+
+// service is what the service's clock shows, where that was heard.
+func (w *world) service() time.Time {
+	if w.heard {
+		return w.now
+	}
+	return w.wall()
+}
+
+// present is the later of our wall clock and the service's.
+func (w *world) present() time.Time {
+	if w.skew < 0 {
+		return w.service()
+	}
+	return w.wall()
 }
 
 // next is a number below n that the bytes say.
@@ -50,7 +80,7 @@ func (w *world) next(n int) int {
 func (w *world) name(kind string, n int) string { return fmt.Sprint(kind, "-", w.next(n)) }
 
 func (w *world) step() {
-	switch w.next(6) {
+	switch w.next(8) {
 	case 0:
 		w.now = w.now.Add(time.Duration(w.next(256)) * 370 * time.Millisecond)
 	case 1:
@@ -64,15 +94,31 @@ func (w *world) step() {
 			OrganizationID: fmt.Sprint("organization-", session%3),
 			IssuedAt:       w.now.Add(w.ahead).Truncate(time.Second),
 		}
-		w.jwts = append(w.jwts, jwt{t, w.now})
+		w.jwts = append(w.jwts, jwt{t, w.now, w.lifetime})
 	case 4:
 		w.revoke()
 	case 5:
-		w.denylist.Doubt(revocation.Session{ProjectID: w.name("project", 2), ID: w.name("session", 8)}, w.now)
+		w.setRight()
+		w.denylist.Doubt(revocation.Session{ProjectID: w.name("project", 2), ID: w.name("session", 8)}, w.wall())
+	case 6:
+		w.stepped = true
+		w.skew = time.Duration(w.next(256)-128) * 11 * time.Second
+	case 7:
+		w.stepped = true
+		w.lifetime = max(w.lifetime, time.Duration(w.next(256))*6*time.Second)
+		w.denylist.Reconfigure(w.lifetime+leeway, leeway, w.wall())
+	}
+}
+
+// setRight sets our wall clock where nothing else tells.
+func (w *world) setRight() {
+	if !w.heard {
+		w.skew = 0
 	}
 }
 
 func (w *world) revoke() {
+	w.setRight()
 	r := revocation.Revocation{ProjectID: w.name("project", 2)}
 	switch w.next(8) {
 	case 0:
@@ -84,12 +130,16 @@ func (w *world) revoke() {
 	default:
 		r.SessionID = w.name("session", 8)
 	}
-	r.IssuedBefore = w.now
-	if r.SessionID == "" {
-		r.IssuedBefore = w.now.Add(leeway - time.Duration(w.next(256))*500*time.Millisecond)
+	recordedBefore := w.present()
+	if at := w.next(256); at > 0 && r.SessionID == "" { // somebody names a moment, and his clock is right
+		r.IssuedBefore = w.now.Round(0).Add(leeway - time.Duration(at)*500*time.Millisecond)
+		recordedBefore = r.IssuedBefore
 	}
-	w.denylist.Revoke(r, w.now)
-	w.told = append(w.told, told{r, w.now})
+	w.denylist.Revoke(r, w.wall())
+	if r.IssuedBefore.IsZero() {
+		r.IssuedBefore = w.now
+	}
+	w.told = append(w.told, told{r, recordedBefore})
 }
 
 // shouldBeRevoked says whether a JWT that came to be at a moment, by our clock, may pass no more.
@@ -108,7 +158,7 @@ func (w *world) mayPass(t revocation.Token) bool {
 	for _, r := range w.told {
 		if r.ProjectID == t.ProjectID && (r.SessionID == "" || r.SessionID == t.SessionID) && (r.Subject == "" || r.Subject == t.Subject) &&
 			(r.OrganizationID == "" || r.OrganizationID == t.OrganizationID) &&
-			(r.SessionID != "" || t.IssuedAt.Before(r.IssuedBefore.Add(leeway))) {
+			(r.SessionID != "" || t.IssuedAt.Before(r.recordedBefore.Add(leeway))) {
 			return false
 		}
 	}
@@ -116,16 +166,19 @@ func (w *world) mayPass(t revocation.Token) bool {
 }
 
 func (w *world) check(t *testing.T) {
-	w.jwts = slices.DeleteFunc(w.jwts, func(j jwt) bool { return !w.now.Before(j.IssuedAt.Add(lifetime)) })
+	present, now := w.present(), w.wall()
 	for _, j := range w.jwts {
+		if !present.Round(0).Before(j.IssuedAt.Add(j.lives)) {
+			continue // which may be young again
+		}
 		asked := j.Token
 		asked.AskedAt = j.issued // the session API made it at once
-		presented, brought := w.denylist.Verdict(j.Token, w.now), w.denylist.Verdict(asked, w.now)
+		presented, brought := w.denylist.Verdict(j.Token, now), w.denylist.Verdict(asked, now)
 		if w.shouldBeRevoked(j.Token, j.issued) && (presented == passes || brought == passes) {
-			t.Fatalf("%v: at %v, verdict %v, %v where it was asked for, though it should be revoked by one of %v", j, w.now, presented, brought, w.told)
+			t.Fatalf("%v: at %v, verdict %v, %v where it was asked for, though it should be revoked by one of %v", j, now, presented, brought, w.told)
 		}
-		if w.denylist.Status().Floors == 0 && w.mayPass(j.Token) && presented != passes {
-			t.Fatalf("%v: at %v, verdict %v, though none of %v concerns it", j, w.now, presented, w.told)
+		if !w.stepped && w.denylist.Status().Floors == 0 && w.mayPass(j.Token) && presented != passes {
+			t.Fatalf("%v: at %v, verdict %v, though none of %v concerns it", j, now, presented, w.told)
 		}
 	}
 }
@@ -135,17 +188,27 @@ func (w *world) check(t *testing.T) {
 func FuzzNothingIsSilentlyForgotten(f *testing.F) {
 	random := rand.NewChaCha8([32]byte{1})
 	for _, capacity := range []byte{0, 1, 2, 5, 9, 200} {
-		for range 10 {
-			seed := make([]byte, maxScript)
-			random.Read(seed)
-			f.Add(capacity, seed)
+		for _, heard := range []bool{false, true} {
+			for range 10 {
+				seed := make([]byte, maxScript)
+				random.Read(seed)
+				f.Add(capacity, heard, seed)
+			}
 		}
 	}
-	f.Fuzz(func(t *testing.T, capacity byte, bytes []byte) {
+	f.Fuzz(func(t *testing.T, capacity byte, heard bool, bytes []byte) {
 		if len(bytes) > maxScript {
 			return
 		}
-		w := &world{bytes: bytes, denylist: newDenylist(t, int(capacity)+1, nil), now: start}
+		w := &world{bytes: bytes, now: time.Now(), heard: heard, lifetime: lifetime}
+		var err error
+		w.denylist, err = revocation.New(revocation.Config{
+			Retention: retention, Leeway: leeway, Capacity: int(capacity) + 1,
+			Service: func(string, time.Time) time.Time { return w.service() },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		for len(w.bytes) > 0 {
 			w.step()
 			w.check(t)

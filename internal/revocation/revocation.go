@@ -12,11 +12,18 @@
 //     gives way to a floor of its project: the session API must tell of whatever was issued (Leeway included), or asked for,
 //     before the moment at which that entry was recorded. A project has one floor, which only rises, and counts as long as the
 //     youngest entry that it stands for would have. So a full Denylist costs calls, never lets anybody in, and is counted.
-//   - What is recorded counts for Retention, by the wall clock, since by that JWTs expire: also where that clock steps back.
-//     A later revocation of the same target never takes from an earlier one, nor does a doubt from a revocation.
+//   - What is recorded counts until Retention has passed by both clocks: by the wall clock, since by that JWTs expire, and by the
+//     monotonic one, so that a wall clock that runs ahead for a while takes nothing along. Where the wall clock steps back after
+//     both, or Retention is raised, JWTs may be young again of which something was dropped in time: a floor of all projects stands
+//     for that, and the session API must tell. A later revocation of the same target never takes from an earlier one, nor does a
+//     doubt from a revocation.
+//   - What is recorded as of now is recorded as of the later of our wall clock and the service's, by which JWTs are issued, and judged
+//     where ours is behind. A named moment is taken for one of the service's clock: what that showed then is what answers, too, are
+//     held against. So neither misses a JWT or an answer because our wall clock is wrong, once the service's has been heard.
 //
-// Nothing runs here: what is over counts no more from that moment on, and is dropped when more is recorded. Not covered: a restart,
-// which forgets all, and a wall clock that is wrong by more than Leeway while a revocation is recorded.
+// Every now is time.Now's, with its monotonic reading; one without goes by the wall clock alone. Nothing runs here: what is over
+// counts no more from that moment on, and is dropped when more is recorded. Not covered: a restart, which forgets all, and a wall
+// clock that is wrong by more than Leeway while a revocation is recorded, where Service does not know better.
 package revocation
 
 import (
@@ -38,6 +45,8 @@ type Config struct {
 	Retention time.Duration
 	// Leeway is how far the clock that JWTs are issued by may be ahead of ours. Default 0.
 	Leeway time.Duration
+	// Service is what the session service's clock of a project shows, as far as it is known, or now. Default: now.
+	Service func(projectID string, now time.Time) time.Time
 	// Capacity is how many entries are held at most; the oldest give way. Required.
 	Capacity int
 	// Registerer gets the metrics. Default: none.
@@ -84,16 +93,18 @@ const (
 // Denylist remembers revocations. It is safe for concurrent use, and look-ups never wait for each other. A nil Denylist
 // remembers nothing.
 type Denylist struct {
-	retention, leeway time.Duration
-	capacity          int
-	evicted           prometheus.Counter
+	service  func(projectID string, now time.Time) time.Time
+	capacity int
+	evicted  prometheus.Counter
 
-	held     atomic.Bool  // whether anything was ever recorded
-	mu       sync.RWMutex // guards what follows
-	order    *list.List   // of *entry, in the order in which they were last written
-	byTarget map[target]*list.Element
-	count    [len(kinds)]int   // of entries, by kind
-	floors   map[string]moment // by project: what was evicted was recorded at this moment, or before
+	held              atomic.Bool  // whether anything was ever recorded
+	mu                sync.RWMutex // guards what follows
+	retention, leeway time.Duration
+	order             *list.List // of *entry, in the order in which they were last written
+	byTarget          map[target]*list.Element
+	count             [len(kinds)]int   // of entries, by kind
+	floors            map[string]moment // by project: what was evicted was recorded at this moment, or before
+	forgotten         moment            // of all projects: what was dropped when it was over was recorded at this moment, or before
 	// writes counts those since all entries were last looked at.
 	writes int
 }
@@ -125,16 +136,14 @@ type entry struct {
 	before moment // what was issued, or asked for, earlier is revoked; not for a session
 }
 
-// moment is a time by two clocks: iat and retention go by the wall clock, and what we have asked by our own, which does not step.
+// moment is a time by two clocks: iat goes by the wall clock, what we have asked by our own, which does not step, retention by both.
 type moment struct {
 	wall time.Time // without the monotonic clock
 	own  time.Time // with it, if there was one
 }
 
-// raise makes it t, on each clock by which t is later.
-func (m *moment) raise(t time.Time) { m.raiseTo(moment{t.Round(0), t}) }
-
-func (m *moment) raiseTo(other moment) {
+// raise makes it other, on each clock by which that is later.
+func (m *moment) raise(other moment) {
 	if other.wall.After(m.wall) {
 		m.wall = other.wall
 	}
@@ -155,9 +164,10 @@ func New(cfg Config) (*Denylist, error) {
 	}
 	auto := promauto.With(cfg.Registerer)
 	d := &Denylist{
+		service:   cfg.Service,
+		capacity:  cfg.Capacity,
 		retention: cfg.Retention,
 		leeway:    cfg.Leeway,
-		capacity:  cfg.Capacity,
 		evicted: auto.NewCounter(prometheus.CounterOpts{
 			Name: "authz_revocations_evicted_total",
 			Help: "Revocations that gave way before their time, for want of capacity. Until then the session API is asked about JWTs from before.",
@@ -184,19 +194,26 @@ func New(cfg Config) (*Denylist, error) {
 // Revoke remembers a revocation as of now, and says until when. It may be told again. Of two of one target that have an
 // IssuedBefore the later one counts.
 func (d *Denylist) Revoke(r Revocation, now time.Time) (until time.Time) {
-	before := r.IssuedBefore
-	if before.IsZero() {
-		before = now
-	}
 	switch {
 	case r.All:
-		return d.write(ofProject, r.ProjectID, "", before, now)
+		return d.write(ofProject, r.ProjectID, "", r.IssuedBefore, now)
 	case r.OrganizationID != "":
-		return d.write(ofOrganization, r.ProjectID, r.OrganizationID, before, now)
+		return d.write(ofOrganization, r.ProjectID, r.OrganizationID, r.IssuedBefore, now)
 	case r.Subject != "":
-		return d.write(ofSubject, r.ProjectID, r.Subject, before, now)
+		return d.write(ofSubject, r.ProjectID, r.Subject, r.IssuedBefore, now)
 	}
-	return d.write(ofSession, r.ProjectID, r.SessionID, now, now)
+	return d.write(ofSession, r.ProjectID, r.SessionID, time.Time{}, now)
+}
+
+// Reconfigure raises Retention and Leeway. What the longer retention would still have remembered, and the shorter one has not, is asked
+// about. Neither sinks before the next start: there are JWTs from before, and checks that accept them until the drain is over.
+func (d *Denylist) Reconfigure(retention, leeway time.Duration, _ time.Time) {
+	if d == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.retention, d.leeway = max(d.retention, retention), max(d.leeway, leeway)
 }
 
 // Verdict says what becomes of a token.
@@ -216,31 +233,36 @@ func (d *Denylist) Verdict(t Token, now time.Time) Verdict {
 		{ofProject, t.ProjectID, ""},
 	} {
 		if e := d.read(target, now); e != nil {
-			verdict = max(verdict, d.compare(t, e.before))
+			verdict = max(verdict, d.compare(&t, &e.before))
 		}
 	}
-	if floor, found := d.floors[t.ProjectID]; found && !d.over(floor, now) {
-		verdict = max(verdict, min(d.compare(t, floor), Ask))
+	if floor := d.floors[t.ProjectID]; verdict == Clear && (d.below(&t, &floor, now) || d.below(&t, &d.forgotten, now)) {
+		return Ask
 	}
 	return verdict
 }
 
 // compare says what becomes of a token if what was issued before a moment is revoked. An iat is a whole second: only what is one
 // older than the moment was certainly issued before it. An answer from before is out of date, and the next may be a yes.
-func (d *Denylist) compare(t Token, before moment) Verdict {
+func (d *Denylist) compare(t *Token, before *moment) Verdict {
 	if !t.AskedAt.IsZero() {
 		if t.AskedAt.Before(before.own) {
 			return Ask
 		}
 		return Clear
 	}
-	switch older := before.wall.Sub(t.IssuedAt); {
-	case older >= time.Second:
-		return Revoked
-	case older > -d.leeway:
+	switch {
+	case !before.wall.Add(d.leeway).After(t.IssuedAt):
+		return Clear
+	case before.wall.Add(-time.Second).Before(t.IssuedAt):
 		return Ask
 	}
-	return Clear
+	return Revoked
+}
+
+// below says whether a floor, which may be none, concerns a token.
+func (d *Denylist) below(t *Token, floor *moment, now time.Time) bool {
+	return d.compare(t, floor) != Clear && !d.over(*floor, now)
 }
 
 // Doubt remembers that a session has probably ended: what was presented beside its JWT is known to have. A session that is
@@ -260,9 +282,9 @@ func (d *Denylist) Doubted(s Session, now time.Time) bool {
 // Status is what a Denylist holds. Some of it may be over.
 type Status struct {
 	// Entries are revocations and doubts.
-	Entries int
+	Entries int `json:"entries"`
 	// Floors are the projects of which something had to give way.
-	Floors int
+	Floors int `json:"floors"`
 }
 
 // Status says what the Denylist holds.
@@ -291,14 +313,24 @@ func (d *Denylist) write(k kind, projectID, id string, before, now time.Time) (u
 	if d == nil {
 		return time.Time{}
 	}
+	recorded := moment{wall: now.Round(0), own: now}
+	service := recorded.wall
+	if d.service != nil {
+		service = d.service(projectID, now).Round(0)
+	}
+	recorded.raise(moment{wall: service})
+	from := recorded
+	if !before.IsZero() {
+		from = moment{wall: before.Round(0), own: now.Add(before.Sub(service))}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.held.Store(true)
 	d.tidy(now)
 	e := d.entry(k, projectID, id, now)
-	e.since.raise(now)
-	e.since.raise(before)
-	e.before.raise(before)
+	e.since.raise(recorded)
+	e.since.raise(from)
+	e.before.raise(from)
 	return e.since.wall.Add(d.retention)
 }
 
@@ -319,7 +351,7 @@ func (d *Denylist) entry(k kind, projectID, id string, now time.Time) *entry {
 			}
 			return e
 		}
-		d.remove(el)
+		d.forget(el)
 	}
 	if d.order.Len() >= d.capacity {
 		d.evict(d.order.Front())
@@ -336,7 +368,7 @@ func (d *Denylist) entry(k kind, projectID, id string, now time.Time) *entry {
 func (d *Denylist) evict(el *list.Element) {
 	e := el.Value.(*entry)
 	floor := d.floors[e.target.projectID]
-	floor.raiseTo(e.since)
+	floor.raise(e.since)
 	d.floors[e.target.projectID] = floor
 	d.remove(el)
 	d.evicted.Inc()
@@ -345,7 +377,13 @@ func (d *Denylist) evict(el *list.Element) {
 // tidy removes what is over. That is a run at the front, unless the clock has stepped back: then one that stays hides others
 // that do not. So all are looked at once in half as many writes as there are entries, which keeps a write cheap on average.
 func (d *Denylist) tidy(now time.Time) {
-	maps.DeleteFunc(d.floors, func(_ string, floor moment) bool { return d.over(floor, now) })
+	maps.DeleteFunc(d.floors, func(_ string, floor moment) bool {
+		over := d.over(floor, now)
+		if over {
+			d.forgotten.raise(floor)
+		}
+		return over
+	})
 	d.writes++
 	all := 2*d.writes > d.order.Len()
 	if all {
@@ -355,11 +393,17 @@ func (d *Denylist) tidy(now time.Time) {
 	for el := d.order.Front(); el != nil; el = next {
 		next = el.Next()
 		if d.over(el.Value.(*entry).since, now) {
-			d.remove(el)
+			d.forget(el)
 		} else if !all {
 			return
 		}
 	}
+}
+
+// forget removes an entry whose time is over.
+func (d *Denylist) forget(el *list.Element) {
+	d.forgotten.raise(el.Value.(*entry).since)
+	d.remove(el)
 }
 
 func (d *Denylist) remove(el *list.Element) {
@@ -368,5 +412,7 @@ func (d *Denylist) remove(el *list.Element) {
 	d.count[e.kind]--
 }
 
-// over says whether the time is over of what was last recorded at a moment. That has no monotonic clock, so now has none either.
-func (d *Denylist) over(since moment, now time.Time) bool { return now.Sub(since.wall) >= d.retention }
+// over says whether the time is over of what was last recorded at a moment: by both clocks, so that no step of one ends it early.
+func (d *Denylist) over(since moment, now time.Time) bool {
+	return now.Sub(since.wall) >= d.retention && now.Sub(since.own) >= d.retention
+}

@@ -324,6 +324,7 @@ func TestDenylistIsSafeForConcurrentUse(t *testing.T) {
 					t.Error("what was revoked is clear")
 				}
 				d.Status()
+				d.Reconfigure(retention+time.Duration(i)*time.Millisecond, leeway, now)
 			}
 		})
 	}
