@@ -108,6 +108,13 @@ func (v *Verifier) Close() {
 	}
 }
 
+// Forget drops what is remembered, to give its memory back; each JWT is proved anew.
+func (v *Verifier) Forget() {
+	if v.cache != nil {
+		v.cache.entries.InvalidateAll()
+	}
+}
+
 // Verify proves a session JWT as VerifyInto does. The session is nil unless the error is nil or ErrExpired.
 func (v *Verifier) Verify(ctx context.Context, jwt string, now time.Time) (*Session, error) {
 	s := new(Session)
