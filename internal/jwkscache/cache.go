@@ -5,10 +5,14 @@
 // UnknownKeyInterval or more than a fixed amount of memory.
 //
 // How: the key set is an immutable snapshot behind an atomic pointer. One goroutine, Run, makes every fetch: on a
-// jittered schedule that follows Cache-Control within bounds, with growing delays after a failure, and once more when
-// somebody asks for a key id that the snapshot lacks. Such a caller waits a little for that shared fetch. "No such
+// jittered schedule that follows Cache-Control within bounds, with growing delays after a failure or what Retry-After says, and once
+// more when somebody asks for a key id that the snapshot lacks. Such a caller waits a little for that shared fetch. "No such
 // key" is said only when a fetch that began after the question has come back without it; until then the answer is
 // ErrUnavailable. Key ids that were asked for in vain are remembered, a bounded number for a bounded time.
+//
+// The last good set is kept in a file, too, so that a sidecar that starts while the endpoint is down has keys: only if it came over
+// verified TLS (or from loopback), and only read from a file that nobody else can have written. It has the age that it has, and it
+// proves no key absent.
 package jwkscache
 
 import (
@@ -48,6 +52,10 @@ const maxKeyID = 256
 type Config struct {
 	// URL is where the key set (RFC 7517, section 5) is: https, or http on a loopback address. Required.
 	URL string
+	// ProjectID is whose keys they are. Required with File.
+	ProjectID string
+	// File is where the last good set is kept for the next start. Default: nowhere.
+	File string
 	// Transport makes the requests. Default http.DefaultTransport.
 	Transport http.RoundTripper
 
@@ -65,7 +73,11 @@ type Config struct {
 	// UnknownKeyInterval is the least time between two fetches that unknown key ids cause. Default 5s.
 	UnknownKeyInterval time.Duration
 
-	// Logger is told of changes: loaded, changed, failing, recovered, stale. Default: nobody is.
+	// Heard gets the Date of each answer that came from whom the URL names and not from a cache on the way (one with Age), and when it was
+	// asked for and came. Default: nobody does.
+	Heard func(date string, asked, answered time.Time)
+
+	// Logger is told of changes: loaded, changed, failing, recovered, stale, not saved. Default: nobody is.
 	Logger *slog.Logger
 	// Registerer gets the metrics. Default: they are not registered.
 	Registerer prometheus.Registerer
@@ -77,6 +89,7 @@ type Cache struct {
 	client   *http.Client
 	metrics  *metrics
 	errStale error
+	loopback bool // the URL is on this machine
 
 	// current is written by Run only, while it holds mu; nil until the first good fetch.
 	current atomic.Pointer[snapshot]
@@ -97,7 +110,16 @@ type Cache struct {
 	roundEnd        chan struct{}
 	// next is when the next scheduled fetch is due; allowed is when an unknown key id may cause one again.
 	next, allowed time.Time
-	lastError     error
+	// held is until when the server wants no scheduled fetch.
+	held      time.Time
+	lastError error
+	// saveError is why the last attempt to save failed; written by whoever saves.
+	saveError error
+
+	saving    chan struct{} // holds an element while a write is under way
+	lastSaved *snapshot     // what was last given to a write; Run's own
+	onDisk    *snapshot     // what the file has, nil if that is not known; written by New, then by who has put an element into saving
+	survived  sync.Once
 }
 
 // snapshot is what one good fetch brought. It never changes.
@@ -106,12 +128,17 @@ type snapshot struct {
 	round      uint64    // the number of the fetch
 	started    time.Time // when it began, with the monotonic reading that its age is measured by
 	generation uint64    // that of the snapshot before if the keys are the same, else the next; from 1
+	saved      bool      // it is from the file
 }
 
-// New makes an empty Cache; Run fills it.
+// New makes a Cache with the saved set, if there is one, so that it is ready before anything listens; Run fills and refreshes it.
 func New(config Config) (*Cache, error) {
-	if err := checkURL(config.URL); err != nil {
+	loopback, err := checkURL(config.URL)
+	if err != nil {
 		return nil, err
+	}
+	if config.File != "" && config.ProjectID == "" {
+		return nil, errors.New("key set: a file to keep it in, and no project id to bind it to")
 	}
 	for _, d := range []struct {
 		name     string
@@ -148,29 +175,34 @@ func New(config Config) (*Cache, error) {
 			// Who may be asked for keys is the configuration's choice, not the answer's.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
+		loopback: loopback,
 		errStale: fmt.Errorf("%w: last fetched more than %v ago", ErrUnavailable, config.MaxStale),
 		kick:     make(chan struct{}, 1),
 		roundEnd: make(chan struct{}),
+		saving:   make(chan struct{}, 1),
 	}
-	c.metrics = newMetrics(config.Registerer, c.age)
+	c.metrics = newMetrics(config.Registerer, c)
+	if config.File != "" {
+		c.load()
+	}
 	return c, nil
 }
 
-// checkURL wants what nobody on the way can change: keys decide who gets in.
-func checkURL(raw string) error {
+// checkURL wants what nobody on the way can change: keys decide who gets in. It says whether the way is within this machine.
+func checkURL(raw string) (loopback bool, err error) {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return fmt.Errorf("key set URL: %w", err)
+		return false, fmt.Errorf("key set URL: %w", err)
 	}
 	address, _ := netip.ParseAddr(u.Hostname())
-	loopback := address.IsLoopback() || strings.EqualFold(u.Hostname(), "localhost")
+	loopback = address.IsLoopback() || strings.EqualFold(u.Hostname(), "localhost")
 	switch {
 	case u.Hostname() == "" || u.User != nil:
-		return fmt.Errorf("key set URL %q: want https://host/path, without user or password", u.Redacted())
+		return false, fmt.Errorf("key set URL %q: want https://host/path, without user or password", u.Redacted())
 	case u.Scheme != "https" && (u.Scheme != "http" || !loopback):
-		return fmt.Errorf("key set URL %q: use https; plain http is for loopback addresses only", raw)
+		return false, fmt.Errorf("key set URL %q: use https; plain http is for loopback addresses only", raw)
 	}
-	return nil
+	return loopback, nil
 }
 
 // Key returns the public key of an id. A nil key with a nil error means that an up-to-date key set has no such key;
@@ -217,17 +249,42 @@ func (c *Cache) usable() (*snapshot, error) {
 	return current, nil
 }
 
+// Inherit takes over the keys of another Cache of the same project and URL, and when its server may be asked again, so that who
+// replaces that one by this has keys from the start. They have the age and the generation that they had there, and prove no key absent
+// until this Cache has fetched them. From any other Cache it takes nothing. It is to be called before Run.
+func (c *Cache) Inherit(from *Cache) {
+	if from == nil || from.config.URL != c.config.URL || from.config.ProjectID != c.config.ProjectID {
+		return
+	}
+	from.mu.Lock()
+	held, allowed := from.held, from.allowed
+	from.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held, c.next, c.allowed = held, held, allowed
+	theirs := from.current.Load() // what was in memory counts, whatever the disk has: its age is known by the monotonic clock
+	if theirs == nil {
+		return
+	}
+	inherited := *theirs
+	inherited.round = 0
+	c.current.Store(&inherited)
+	c.metrics.setDropped(inherited.dropped)
+}
+
 // Ready says whether a usable key set has ever been loaded.
 func (c *Cache) Ready() bool { return c.current.Load() != nil }
 
 // Status is what an operator may want to see.
 type Status struct {
-	Loaded        bool      // a usable key set has been loaded
-	KeyIDs        []string  // of the usable keys, sorted
-	FetchedAt     time.Time // when the last good fetch began
-	LastError     string    // why the last fetch failed; empty if it did not
-	NextFetch     time.Time // when the next fetch is due; zero before and after Run
-	UnknownKeyIDs int       // how many unknown key ids are remembered
+	Loaded        bool      `json:"loaded"`               // a usable key set has been loaded
+	KeyIDs        []string  `json:"key_ids"`              // of the usable keys, sorted
+	FetchedAt     time.Time `json:"fetched_at,omitzero"`  // when the last good fetch began
+	FromFile      bool      `json:"from_file"`            // they are the saved ones: nothing has been fetched since the start
+	LastError     string    `json:"last_error,omitempty"` // why the last fetch failed; empty if it did not
+	SaveError     string    `json:"save_error,omitempty"` // why the last attempt to save the set failed; empty if it did not
+	NextFetch     time.Time `json:"next_fetch,omitzero"`  // when the next fetch is due; zero before and after Run
+	UnknownKeyIDs int       `json:"unknown_key_ids"`      // how many unknown key ids are remembered
 }
 
 // Status returns the present state.
@@ -236,11 +293,14 @@ func (c *Cache) Status() Status {
 	defer c.mu.Unlock()
 	s := Status{UnknownKeyIDs: c.unknown.len()}
 	if current := c.current.Load(); current != nil {
-		s.Loaded, s.FetchedAt = true, current.started
+		s.Loaded, s.FetchedAt, s.FromFile = true, current.started, current.saved
 		s.KeyIDs = slices.Sorted(maps.Keys(current.keys))
 	}
 	if c.lastError != nil {
 		s.LastError = c.lastError.Error()
+	}
+	if c.saveError != nil {
+		s.SaveError = c.saveError.Error()
 	}
 	if !c.ended {
 		s.NextFetch = c.due()

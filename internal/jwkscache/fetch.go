@@ -10,6 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"authz-sidecar/internal/panics"
+	"authz-sidecar/internal/retryafter"
 )
 
 // maxBody bounds an answer; a set of two keys with their certificates has 5 KB.
@@ -27,14 +30,25 @@ var (
 // answer is what a fetch brought.
 type answer struct {
 	keySet
-	fresh time.Duration // how long to wait before the next one
+	fresh    time.Duration // how long to wait before the next one
+	body     []byte
+	verified bool // it came from whom the URL names: over TLS with a verified certificate, or from loopback
 }
 
+// heldBack is a status with which the server says how long it wants no request.
+type heldBack struct {
+	error
+	wait time.Duration
+}
+
+func (h *heldBack) Unwrap() error { return h.error }
+
 // fetch gets the key set. If no key in it is usable, the answer still tells why.
-func (c *Cache) fetch(ctx context.Context) (answer, error) {
+func (c *Cache) fetch(ctx context.Context) (a answer, err error) {
+	defer panics.Recover(&err)
 	ctx, cancel := context.WithTimeout(ctx, c.config.FetchTimeout)
 	defer cancel()
-	body, header, err := c.get(ctx)
+	body, response, err := c.get(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w after %v: %w", errTimeout, c.config.FetchTimeout, err)
@@ -45,23 +59,37 @@ func (c *Cache) fetch(ctx context.Context) (answer, error) {
 	if err != nil {
 		return answer{keySet: set}, fmt.Errorf("read key set of %s: %w", c.config.URL, err)
 	}
-	return answer{set, c.freshness(header)}, nil
+	return answer{set, c.freshness(response.Header), body, c.verified(response)}, nil
 }
 
-func (c *Cache) get(ctx context.Context) ([]byte, http.Header, error) {
+// verified says whether an answer came from whom the URL names.
+func (c *Cache) verified(response *http.Response) bool {
+	return c.loopback || response.TLS != nil && len(response.TLS.VerifiedChains) > 0
+}
+
+// get returns the body of a good answer, and the answer, whose body is closed.
+func (c *Cache) get(ctx context.Context) ([]byte, *http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.config.URL, nil)
 	if err != nil {
 		return nil, nil, err
 	}
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("User-Agent", "authz-sidecar")
+	asked := time.Now()
 	response, err := c.client.Do(request)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer response.Body.Close()
+	if c.config.Heard != nil && c.verified(response) && response.Header.Get("Age") == "" {
+		c.config.Heard(response.Header.Get("Date"), asked, time.Now())
+	}
 	if response.StatusCode != http.StatusOK {
-		return nil, nil, fmt.Errorf("%w: %s answered %d%s", errStatus, c.config.URL, response.StatusCode, hint(response.StatusCode))
+		err := fmt.Errorf("%w: %s answered %d%s", errStatus, c.config.URL, response.StatusCode, hint(response.StatusCode))
+		if wait := retryafter.Of(response, time.Now()); wait > 0 {
+			err = &heldBack{err, wait}
+		}
+		return nil, nil, err
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
 	if err != nil {
@@ -70,7 +98,7 @@ func (c *Cache) get(ctx context.Context) ([]byte, http.Header, error) {
 	if len(body) > maxBody {
 		return nil, nil, fmt.Errorf("%w: %s", errTooLarge, c.config.URL)
 	}
-	return body, response.Header, nil
+	return body, response, nil
 }
 
 // hint says what an operator should look at first.
@@ -101,13 +129,4 @@ func (c *Cache) freshness(header http.Header) time.Duration {
 		return c.config.RefreshInterval
 	}
 	return min(max(age, c.config.MinRefreshInterval), c.config.MaxRefreshInterval)
-}
-
-// age is the time since the last good fetch began, in seconds; infinite before the first.
-func (c *Cache) age() float64 {
-	current := c.current.Load()
-	if current == nil {
-		return math.Inf(1)
-	}
-	return time.Since(current.started).Seconds()
 }

@@ -2,6 +2,7 @@ package jwkscache_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rsa"
 	"encoding/base64"
@@ -210,17 +211,24 @@ type fixture struct {
 	stop     context.CancelFunc // ends Run and waits for it
 }
 
-// start runs a cache until the test ends, and waits for its first fetch if it is in a bubble.
-func start(t testing.TB, first http.HandlerFunc, config jwkscache.Config) *fixture {
+// start runs a cache until the test ends. It may have inherited from others.
+func start(t testing.TB, first http.HandlerFunc, config jwkscache.Config, from ...*jwkscache.Cache) *fixture {
 	t.Helper()
 	f := &fixture{endpoint: &endpoint{answer: first}, t: t, log: &log{}, registry: prometheus.NewRegistry()}
-	if config.URL == "" {
-		config.URL, config.Transport = "https://keys.test/jwks", f.endpoint
+	config.URL = cmp.Or(config.URL, "https://keys.test/jwks")
+	if config.Transport == nil {
+		config.Transport = f.endpoint
 	}
-	config.Logger, config.Registerer = slog.New(slog.NewJSONHandler(f.log, nil)), f.registry
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.NewJSONHandler(f.log, nil))
+	}
+	config.Registerer = f.registry
 	cache, err := jwkscache.New(config)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, other := range from {
+		cache.Inherit(other)
 	}
 	f.Cache = cache
 	ctx, cancel := context.WithCancel(t.Context())

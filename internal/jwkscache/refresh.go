@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"authz-sidecar/internal/panics"
 )
 
 // The delay after a failure doubles from retryFirst, soon enough for a server that restarts, to retryMost, rare enough
@@ -17,10 +19,15 @@ const (
 	retryMost  = 30 * time.Second
 )
 
+// unknownHold is the longest that a server can hold back the fetch that an unknown key id causes: as seldom as an endpoint is asked
+// that fails and says nothing. After a rotation, who brings a JWT under the new key waits for that fetch.
+const unknownHold = retryMost
+
 // outage is what Run remembers of failures in a row, so that each change is announced once.
 type outage struct {
 	failures int
 	since    time.Time // of the first
+	panicked bool      // a stack was logged
 	stale    bool      // it was announced that the keys have become too old
 }
 
@@ -30,9 +37,12 @@ func (c *Cache) Run(ctx context.Context) error {
 	if !c.started.CompareAndSwap(false, true) {
 		return errors.New("key set: Run was called twice")
 	}
+	defer c.endSaves()
 	defer c.end()
 	var out outage
-	timer := time.NewTimer(0)
+	c.mu.Lock()
+	timer := time.NewTimer(time.Until(c.due()))
+	c.mu.Unlock()
 	defer timer.Stop()
 	for {
 		select {
@@ -56,26 +66,37 @@ func (c *Cache) due() time.Time {
 	return c.next
 }
 
-// round is one fetch and what follows from it.
+// round is one fetch and what follows from it. Whatever panics in it, the state is right before anything is told.
 func (c *Cache) round(ctx context.Context, out *outage) {
+	defer c.survive()
 	number, started := c.beginRound()
 	answer, err := c.fetch(ctx)
 	if ctx.Err() != nil {
 		return // a fetch that was called off says nothing
 	}
-	defer c.metrics.countFetch(answer, err) // once what it brought can be seen
-
-	before := c.current.Load()
+	before, was := c.current.Load(), *out
 	if err != nil {
-		c.announceFailure(before, err, out)
-		out.failures++
-		c.endRound(nil, err, jitter(min(retryFirst<<min(out.failures-1, 8), retryMost)))
+		out.fail(err, before != nil && time.Since(before.started) > c.config.MaxStale)
+		c.endRound(nil, err, jitter(min(retryFirst<<min(was.failures, 8), retryMost)))
+		c.metrics.countFetch(answer, err)
+		c.announceFailure(before, err, was, *out)
 		return
 	}
-	after := &snapshot{answer.keySet, number, started, nextGeneration(before, answer.keys)}
-	c.announceSuccess(before, after, out)
+	after := &snapshot{keySet: answer.keySet, round: number, started: started, generation: nextGeneration(before, answer.keys)}
 	*out = outage{}
 	c.endRound(after, nil, jitter(min(answer.fresh, c.config.MaxStale/2)))
+	c.metrics.countFetch(answer, err)
+	c.announceSuccess(before, after, was)
+	c.save(answer, after)
+}
+
+func (o *outage) fail(err error, stale bool) {
+	if o.failures == 0 {
+		o.since = time.Now()
+	}
+	o.failures++
+	o.stale = o.stale || stale
+	o.panicked = o.panicked || errors.Is(err, panics.ErrPanicked)
 }
 
 func nextGeneration(before *snapshot, keys map[string]*rsa.PublicKey) uint64 {
@@ -107,9 +128,24 @@ func (c *Cache) endRound(after *snapshot, err error, wait time.Duration) {
 	if after != nil {
 		c.current.Store(after)
 	}
-	c.fetching, c.lastError, c.next = false, err, time.Now().Add(wait)
+	now := time.Now()
+	c.fetching, c.lastError, c.next = false, err, now.Add(wait)
+	if h, ok := errors.AsType[*heldBack](err); ok {
+		// Not all replicas come back at once.
+		c.held, c.allowed = now.Add(h.wait+rand.N(h.wait/10)), later(c.allowed, now.Add(min(h.wait, unknownHold)))
+	}
+	if err != nil {
+		c.next = later(c.next, c.held)
+	}
 	close(c.roundEnd)
 	c.roundEnd = make(chan struct{})
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // end wakes who waits for a fetch that will not come.
@@ -125,33 +161,45 @@ func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
 }
 
-func (c *Cache) announceFailure(current *snapshot, err error, out *outage) {
-	if out.failures == 0 {
-		out.since = time.Now()
-		c.config.Logger.Warn("key set fetch failed; retrying, with the last good set if there is one",
-			"error", err, "loaded", current != nil)
+// announceFailure tells what is new in an outage since it was as before.
+func (c *Cache) announceFailure(current *snapshot, err error, before, now outage) {
+	log := c.config.Logger.With("error", err)
+	if before.failures == 0 {
+		log.Warn("key set fetch failed; retrying, with the last good set if there is one", "loaded", current != nil)
 	}
-	if current != nil && !out.stale && time.Since(current.started) > c.config.MaxStale {
-		out.stale = true
-		c.config.Logger.Error("key set is stale: its keys are no longer used", "error", err, "fetched", current.started)
+	if now.panicked && !before.panicked {
+		log.Error("key set fetch panicked", panics.Stack(err)...)
+	}
+	if now.stale && !before.stale {
+		log.Error("key set is stale: its keys are no longer used", "fetched", current.started)
 	}
 }
 
-func (c *Cache) announceSuccess(before, after *snapshot, out *outage) {
+func (c *Cache) announceSuccess(before, after *snapshot, out outage) {
 	log := c.config.Logger
 	if out.failures > 0 {
 		log.Info("key set fetch recovered", "failures", out.failures, "after_seconds", int(time.Since(out.since).Seconds()))
 	}
-	if before == nil {
+	if before == nil || before.saved {
 		log.Info("key set loaded", "keys", len(after.keys), "dropped", after.dropped)
+	}
+	if before == nil {
 		return
 	}
 	added, removed := missing(after.keys, before.keys), missing(before.keys, after.keys)
+	log = log.With("added", added, "removed", removed, "dropped", after.dropped)
 	switch {
 	case len(removed) == len(before.keys):
-		log.Warn("key set replaced: no key is as before", "added", added, "removed", removed, "dropped", after.dropped)
-	case len(added)+len(removed) > 0 || !maps.Equal(before.dropped, after.dropped):
-		log.Info("key set changed", "added", added, "removed", removed, "dropped", after.dropped)
+		c.metrics.changes.WithLabelValues(keysReplaced).Inc()
+		log.Warn("key set replaced: no key is as before")
+	case len(removed) > 0:
+		c.metrics.changes.WithLabelValues(keysRemoved).Inc()
+		log.Warn("key set has lost keys: no JWT under them passes any more")
+	case len(added) > 0:
+		c.metrics.changes.WithLabelValues(keysAdded).Inc()
+		log.Info("key set changed")
+	case !maps.Equal(before.dropped, after.dropped):
+		log.Info("key set changed")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -181,29 +182,40 @@ func TestChangesAreAnnounced(t *testing.T) {
 	a, b, c := testKey("a"), testKey("b"), testKey("c")
 	const (
 		changed  = "INFO key set changed"
+		lost     = "WARN key set has lost keys: no JWT under them passes any more"
 		replaced = "WARN key set replaced: no key is as before"
 	)
 	for name, tt := range map[string]struct {
 		before, after []members
-		want          []string
+		line, change  string // the log's and the metric's; "" if there is none
 	}{
-		"the same set, in another order":       {[]members{a, b}, []members{b, a}, nil},
-		"one more":                             {[]members{a}, []members{a, b}, []string{changed}},
-		"one less":                             {[]members{a, b}, []members{a}, []string{changed}},
-		"one for another, with overlap":        {[]members{a, b}, []members{b, c}, []string{changed}},
-		"all others":                           {[]members{a, b}, []members{c}, []string{replaced}},
-		"another key under the same id":        {[]members{a}, []members{testKey("a")}, []string{replaced}},
-		"another key under one id of two":      {[]members{a, b}, []members{testKey("a"), b}, []string{changed}},
-		"one that cannot be used came along":   {[]members{a}, []members{a, b.with("use", "enc")}, []string{changed}},
-		"one that cannot be used is there yet": {[]members{a, b.with("use", "enc")}, []members{a, b.with("use", "enc")}, nil},
+		"the same set, in another order":       {[]members{a, b}, []members{b, a}, "", ""},
+		"one more":                             {[]members{a}, []members{a, b}, changed, "added"},
+		"one less":                             {[]members{a, b}, []members{a}, lost, "removed"},
+		"one for another, with overlap":        {[]members{a, b}, []members{b, c}, lost, "removed"},
+		"all others":                           {[]members{a, b}, []members{c}, replaced, "replaced"},
+		"another key under the same id":        {[]members{a}, []members{testKey("a")}, replaced, "replaced"},
+		"another key under one id of two":      {[]members{a, b}, []members{testKey("a"), b}, lost, "removed"},
+		"one that cannot be used came along":   {[]members{a}, []members{a, b.with("use", "enc")}, changed, ""},
+		"one that cannot be used is there yet": {[]members{a, b.with("use", "enc")}, []members{a, b.with("use", "enc")}, "", ""},
+		"one that can no longer be used":       {[]members{a, b}, []members{a, b.with("use", "enc")}, lost, "removed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := start(t, body(set(tt.before...)), jwkscache.Config{}).settle()
-				f.wantLog("INFO key set loaded")
+				f.wantLog(loaded)
 				f.serve(body(set(tt.after...)))
 				f.pass(11 * time.Minute)
-				f.wantLog(tt.want...)
+				f.wantLog(slices.DeleteFunc([]string{tt.line}, func(line string) bool { return line == "" })...)
+				f.pass(11 * time.Minute)
+				f.wantLog()
+				for _, change := range []string{"added", "removed", "replaced"} {
+					want := 0.0
+					if change == tt.change {
+						want = 1
+					}
+					f.wantMetric("authz_key_set_changes_total", change, want)
+				}
 			})
 		})
 	}
@@ -257,5 +269,100 @@ func TestRequestSaysWhoAsks(t *testing.T) {
 				t.Errorf("%s %v", r.Method, r.Header)
 			}
 		}, jwkscache.Config{}).settle().wantHits(1)
+	})
+}
+
+func TestRetryAfterHoldsTheNextFetchBackWithinBounds(t *testing.T) {
+	good := body(set(testKey("a")))
+	refusal := func(code int, header ...string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			for _, value := range header {
+				w.Header().Set("Retry-After", value)
+			}
+			w.WriteHeader(code)
+		}
+	}
+	for name, tt := range map[string]struct {
+		answer http.HandlerFunc
+		want   time.Duration // to the next fetch, and a tenth more at most
+	}{
+		"429 that says nothing":            {refusal(429), time.Second},
+		"429 with seconds":                 {refusal(429, "60"), time.Minute},
+		"503 with seconds":                 {refusal(503, "60"), time.Minute},
+		"503 with a date":                  {refusal(503, "Sat, 01 Jan 2000 00:02:00 GMT"), 2 * time.Minute},
+		"a date that has passed":           {refusal(429, "Fri, 31 Dec 1999 23:59:59 GMT"), time.Second},
+		"0":                                {refusal(429, "0"), time.Second},
+		"the least":                        {refusal(429, "1"), time.Second},
+		"the most":                         {refusal(429, "300"), 5 * time.Minute},
+		"beyond the most":                  {refusal(429, "86400"), 5 * time.Minute},
+		"beyond all numbers":               {refusal(429, "99999999999999999999"), time.Second},
+		"neither a number nor a date":      {refusal(429, "soon"), time.Second},
+		"500, for which it has no meaning": {refusal(500, "60"), time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := start(t, tt.answer, jwkscache.Config{}).settle()
+				f.serve(good)
+				f.pass(tt.want * 9 / 10)
+				if tt.want > time.Second {
+					f.pass(tt.want/10 - 1)
+				} else if !f.Ready() {
+					f.pass(tt.want / 10) // the usual delay is jittered both ways
+				}
+				if f.Ready() && tt.want > time.Second {
+					t.Errorf("fetched before %v were over", tt.want)
+				}
+				f.pass(tt.want/10 + 100*ms)
+				if !f.Ready() {
+					t.Errorf("not fetched after %v", tt.want*11/10)
+				}
+			})
+		})
+	}
+}
+
+// A rotation goes on while a server holds fetches back; who brings a JWT under the new key waits 30 s at most.
+func TestAServerHoldsAFetchForAnUnknownKeyBackNoLongerThanAnOutageWould(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, body(set(testKey("a"))), jwkscache.Config{}).settle()
+		f.serve(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "300")
+			w.WriteHeader(429)
+		})
+		f.want("new", unavailable, 0) // woken by the failure
+		f.wantHits(2)
+		f.serve(body(set(testKey("a"), testKey("new"))))
+		for f.pass(30*time.Second - 1); len(f.times()) < 3; f.pass(ms) {
+			f.want("new", unavailable, 0)
+		}
+		if gap := gaps(f.times())[1]; gap < 30*time.Second || gap > 30*time.Second+ms {
+			t.Errorf("asked again after %v, want 30s", gap)
+		}
+		f.want("new", found, 0)
+	})
+}
+
+func TestAMillionInventedKeyIDsCostOneFetchAnInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, body(set(testKey("a"))), jwkscache.Config{RefreshInterval: time.Hour}).settle()
+		before := heap()
+		for i := range 1_000_000 { // in 100 s
+			if i%1000 == 0 {
+				f.pass(100 * ms)
+			}
+			if key, _ := f.Key(t.Context(), strconv.Itoa(i)); key != nil {
+				t.Fatal("an invented key was found")
+			}
+		}
+		if grown := int64(heap()) - int64(before); grown > 4<<20 {
+			t.Errorf("the heap has grown by %d bytes", grown)
+		}
+		if n := len(f.times()); n > 2+100/5 {
+			t.Errorf("%d fetches in 100 s", n)
+		}
+		if n := f.Status().UnknownKeyIDs; n > 8192 {
+			t.Errorf("%d remembered", n)
+		}
+		f.want("a", found, 0)
 	})
 }

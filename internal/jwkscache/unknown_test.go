@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -239,6 +240,37 @@ func heap() uint64 {
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
 	return stats.HeapAlloc
+}
+
+func TestARotationWithOverlapDeniesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kid := func(n int) string { return fmt.Sprint("key-", n) }
+		f := start(t, body(set(testKey(kid(0)))), jwkscache.Config{RefreshInterval: time.Minute}).settle()
+		var current atomic.Int64 // the key that JWTs are signed with now; those of the one before have not all expired
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					n := int(current.Load())
+					for _, kid := range []string{kid(n), kid(max(n-1, 0))} {
+						if key, err := f.Key(t.Context(), kid); judge(t, key, err) != found {
+							t.Errorf("%s: denied (%v)", kid, err)
+						}
+					}
+					time.Sleep(50 * ms)
+				}
+			})
+		}
+		for n := 1; n <= 10; n++ {
+			f.serve(after(40*ms, body(set(testKey(kid(n-1)), testKey(kid(n))))))
+			current.Store(int64(n))
+			time.Sleep(10 * time.Second) // more than the governor wants
+		}
+		cancel()
+		wg.Wait()
+		f.want(kid(10), found, 0)
+	})
 }
 
 func TestManyAskWhileSetsAreSwapped(t *testing.T) {
