@@ -200,7 +200,7 @@ func TestTheServicesFaultsAreOutlived(t *testing.T) {
 
 func TestTheServiceRefusesAnotherSecret(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := start(t, nil, rbac.Config{Transport: newEmulator(t, session.B2B), Secret: "secret-test-another="})
+		f := start(t, nil, rbac.Config{Transport: newEmulator(t, session.B2B), Secret: session.Secret("secret-test-another=")})
 		synctest.Wait()
 		f.wantMetric(policyFetches, "secret_refused", 1)
 		f.wantLog(refused)

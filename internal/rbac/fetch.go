@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"authz-sidecar/internal/panics"
+	"authz-sidecar/internal/retryafter"
 	"authz-sidecar/internal/session"
 )
 
@@ -32,12 +34,20 @@ var (
 	errNoRole         = errors.New("no role in the policy")
 )
 
-// fetch gets the policy at a URL, which the answer has under the name member, with so many names at most. Nothing that the server wrote is quoted in the
-// error but an error type.
-func (c *Cache) fetch(ctx context.Context, url, member string, maxNames int) (policy, error) {
+// fetch gets the policy at a URL, which the answer has under the name member, with so many names at most. A secret that is refused is read
+// again, since it may just have been replaced, and the new one tried at once. Nothing that the server wrote is quoted in the error but an
+// error type.
+func (c *Cache) fetch(ctx context.Context, url, member string, maxNames int) (p policy, err error) {
+	defer panics.Recover(&err)
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.FetchTimeout)
 	defer cancel()
-	body, err := c.get(ctx, url)
+	secret := c.cfg.Secret.Secret()
+	body, err := c.get(ctx, url, secret)
+	if errors.Is(err, errSecretRefused) {
+		if newer := c.cfg.Secret.Reread(); newer != secret {
+			body, err = c.get(ctx, url, newer)
+		}
+	}
 	if err != nil {
 		return policy{}, err
 	}
@@ -45,12 +55,12 @@ func (c *Cache) fetch(ctx context.Context, url, member string, maxNames int) (po
 }
 
 // get uses the transport itself: there is no client that could follow a redirect and show the secret to its target.
-func (c *Cache) get(ctx context.Context, url string) ([]byte, error) {
+func (c *Cache) get(ctx context.Context, url string, secret session.Secret) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, errors.New("the request cannot be made")
 	}
-	request.SetBasicAuth(c.cfg.ProjectID, c.cfg.Secret.Reveal())
+	request.SetBasicAuth(c.cfg.ProjectID, secret.Reveal())
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("User-Agent", "authz-sidecar")
 	response, err := c.cfg.Transport.RoundTrip(request)
@@ -63,7 +73,11 @@ func (c *Cache) get(ctx context.Context, url string) ([]byte, error) {
 	case err != nil:
 		return nil, describe(ctx, err)
 	case response.StatusCode != http.StatusOK:
-		return nil, refusal(response.StatusCode, body)
+		err := refusal(response.StatusCode, body)
+		if wait := retryafter.Of(response, time.Now()); wait > 0 {
+			err = &heldBack{err, wait}
+		}
+		return nil, err
 	case len(body) > maxBody:
 		return nil, fmt.Errorf("%w: more than %d bytes", errTooLarge, maxBody)
 	}
@@ -120,6 +134,14 @@ func refusal(status int, body []byte) error {
 	}
 	return fmt.Errorf("%w: status %d, %s", meaning, status, answer.ErrorType)
 }
+
+// heldBack is a status with which the service says how long it wants no request.
+type heldBack struct {
+	error
+	wait time.Duration
+}
+
+func (h *heldBack) Unwrap() error { return h.error }
 
 // paths are the URLs of a product.
 type paths struct{ policy, organizations string }

@@ -228,10 +228,13 @@ func start(t testing.TB, first http.HandlerFunc, cfg rbac.Config) *fixture {
 	if cfg.Transport == nil {
 		cfg.Transport = f.service
 	}
-	if cfg.Secret == "" {
-		cfg.Secret = secret
+	if cfg.Secret == nil {
+		cfg.Secret = session.Secret(secret)
 	}
-	cfg.ProjectID, cfg.Logger, cfg.Registerer = projectID, slog.New(slog.NewJSONHandler(f.log, nil)), f.registry
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.NewJSONHandler(f.log, nil))
+	}
+	cfg.ProjectID, cfg.Registerer = projectID, f.registry
 	cache, err := rbac.New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"authz-sidecar/internal/panics"
 )
 
 // outcomes are the labels of what becomes of a fetch.
@@ -19,12 +21,14 @@ var outcomes = []struct {
 	{"too_large", errTooLarge},
 	{"malformed", errMalformed},
 	{"no_role", errNoRole},
+	{"panic", panics.ErrPanicked},
 }
 
 const (
-	fetchOK     = "ok"
-	fetchFailed = "request_failed" // no answer, or none that could be read to its end
-	fetchShed   = "shed"
+	fetchOK       = "ok"
+	fetchFailed   = "request_failed" // no answer, or none that could be read to its end
+	fetchShed     = "shed"
+	fetchHeldBack = "held_back"
 )
 
 type metrics struct {
@@ -48,11 +52,11 @@ func newMetrics(registerer prometheus.Registerer, age, organizations func() floa
 	m := &metrics{
 		fetches: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "authz_rbac_policy_fetches_total",
-			Help: "Fetches of the project's RBAC policy by outcome: ok, timeout, request_failed, status, secret_refused, not_found, too_large, malformed, no_role.",
+			Help: "Fetches of the project's RBAC policy by outcome: ok, timeout, request_failed, status, secret_refused, not_found, too_large, malformed, no_role, panic.",
 		}, []string{"outcome"}),
 		organizationFetches: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "authz_rbac_organization_fetches_total",
-			Help: "Fetches of an organization's own roles by outcome: ok, timeout, request_failed, status, secret_refused, not_found (counts as no roles), too_large, malformed, shed (not made: too many under way).",
+			Help: "Fetches of an organization's own roles by outcome: ok, timeout, request_failed, status, secret_refused, not_found (counts as no roles), too_large, malformed, panic, shed (not made: too many under way), held_back (not made: the API wants no request yet).",
 		}, []string{"outcome"}),
 	}
 	// Every label is there from the start, so that a first increase can be seen.
@@ -64,6 +68,7 @@ func newMetrics(registerer prometheus.Registerer, age, organizations func() floa
 		}
 	}
 	m.organizationFetches.WithLabelValues(fetchShed)
+	m.organizationFetches.WithLabelValues(fetchHeldBack)
 	return m
 }
 

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"authz-sidecar/internal/panics"
 )
 
 const (
@@ -155,6 +157,10 @@ func (c *Cache) mayFetch() error {
 		return errEnded
 	default:
 	}
+	if time.Now().Before(c.held) {
+		c.metrics.organizationFetches.WithLabelValues(fetchHeldBack).Inc()
+		return errHeldBack
+	}
 	if c.fetching >= maxOrganizationFetches {
 		c.metrics.organizationFetches.WithLabelValues(fetchShed).Inc()
 		return errBusy
@@ -164,17 +170,20 @@ func (c *Cache) mayFetch() error {
 
 // learn fetches an organization's roles and wakes who waits for them. An organization that the vendor does not know has none.
 func (c *Cache) learn(ctx context.Context, o *organization) {
+	defer c.survive()
 	started := time.Now()
 	own, err := c.fetch(ctx, c.paths.organization(o.id), "org_policy", maxOrganizationNames)
 	if ctx.Err() != nil {
 		return // Run ends, which wakes them
 	}
-	defer c.metrics.organizationFetches.WithLabelValues(outcome(err)).Inc() // once what it brought can be seen
+	result := outcome(err)
 	if errors.Is(err, errNoOrganization) {
 		own, err = policy{}, nil
 	}
-	if c.endFetch(o, &own, err, started) {
-		c.cfg.Logger.Warn("RBAC roles of an organization cannot be fetched", "organization_id", o.id, "error", err)
+	announce := c.endFetch(o, &own, err, started)
+	c.metrics.organizationFetches.WithLabelValues(result).Inc() // once what it brought can be seen
+	if announce {
+		c.cfg.Logger.With("organization_id", o.id, "error", err).Warn("RBAC roles of an organization cannot be fetched", panics.Stack(err)...)
 	}
 }
 
@@ -188,7 +197,7 @@ func (c *Cache) endFetch(o *organization, own *policy, err error, started time.T
 		if announce {
 			c.announced = now
 		}
-		c.status.LastError, c.status.LastErrorAt = err.Error(), now
+		c.noteError(err, now)
 		o.next = now.Add(jitter(organizationRetry))
 	} else {
 		c.organizations.set(o, own)

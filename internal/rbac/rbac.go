@@ -5,7 +5,7 @@
 // be learnt is an error, never a yes or a no.
 //
 // How: the project's policy is an immutable snapshot behind an atomic pointer, which Run replaces on a jittered schedule, with
-// growing delays after a failure. The roles that an organization of a B2B project has added are fetched when a session first
+// growing delays after a failure, and no sooner than the service's Retry-After says. The roles that an organization of a B2B project has added are fetched when a session first
 // needs them, by Run too: one fetch for all who wait, a bounded number at once, a bounded number of organizations remembered.
 //
 // The rule is the vendor's (https://stytch.com/docs/b2b/guides/rbac/overview): a permission is granted if some role of the
@@ -37,6 +37,7 @@ var (
 	errNotLoaded  = fmt.Errorf("%w: none has been loaded yet", ErrUnavailable)
 	errUnanswered = fmt.Errorf("%w: the organization's roles are not known yet", ErrUnavailable)
 	errBusy       = fmt.Errorf("%w: too many organizations' roles are being fetched", ErrUnavailable)
+	errHeldBack   = fmt.Errorf("%w: the session API wants no request yet", ErrUnavailable)
 	errEnded      = fmt.Errorf("%w: it is no longer refreshed", ErrUnavailable)
 )
 
@@ -45,8 +46,8 @@ type Config struct {
 	// Product and ProjectID say which project. Required.
 	Product   session.Product
 	ProjectID string
-	// Secret is the project's secret. Required.
-	Secret session.Secret
+	// Secret is where the project's secret is got for each fetch, and once more when it is refused. Required.
+	Secret session.SecretSource
 	// BaseURL is where the session API is: https, or http on loopback. Required.
 	BaseURL string
 	// Transport makes the calls and must obey a request's context; redirects are never followed. Default
@@ -88,7 +89,10 @@ type Cache struct {
 	organizations organizations
 	fetching      int       // organizations whose roles are being fetched, or are about to be
 	announced     time.Time // when a failing organization was last logged
+	held          time.Time // until when the session API wants no request
 	status        Status    // what failed last
+
+	survived sync.Once
 }
 
 // snapshot is what one good fetch brought. It never changes.
@@ -105,7 +109,7 @@ func New(cfg Config) (*Cache, error) {
 		return nil, fmt.Errorf("RBAC policy: %w", err)
 	case cfg.ProjectID == "":
 		return nil, errors.New("RBAC policy: no project id")
-	case cfg.Secret == "":
+	case cfg.Secret == nil || cfg.Secret.Secret() == "":
 		return nil, errors.New("RBAC policy: no secret")
 	}
 	for _, d := range []struct {
@@ -182,18 +186,28 @@ func (c *Cache) Allowed(ctx context.Context, s *session.Session, resourceID, act
 	return false, nil
 }
 
+// Inherit takes over the policy that another Cache of the same project and URL has, so that who replaces that one by this has it from the
+// start; organizations' own roles are fetched anew. It is to be called before Run.
+func (c *Cache) Inherit(from *Cache) {
+	if from == nil || from.paths.policy != c.paths.policy || from.cfg.ProjectID != c.cfg.ProjectID {
+		return
+	}
+	c.current.Store(from.current.Load())
+}
+
 // Ready says whether the project's policy has ever been loaded.
 func (c *Cache) Ready() bool { return c.current.Load() != nil }
 
 // Status is the present state.
 type Status struct {
 	// LastOKAt is when the last good fetch of the project's policy began; zero before the first.
-	LastOKAt time.Time
+	LastOKAt time.Time `json:"last_ok_at,omitzero"`
 	// LastError is why the last fetch that failed did, be it of the policy or of an organization's roles. Empty: none has.
-	LastError   string
-	LastErrorAt time.Time
+	LastError   string    `json:"last_error,omitempty"`
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 	// Roles is the number of the policy's roles, Organizations that of the organizations that are remembered.
-	Roles, Organizations int
+	Roles         int `json:"roles"`
+	Organizations int `json:"organizations"`
 }
 
 // Status returns the present state.

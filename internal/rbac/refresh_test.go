@@ -266,7 +266,7 @@ func TestRequestsSayWhoAsksWhere(t *testing.T) {
 }
 
 func TestNewRefusesWhatItCannotWorkWith(t *testing.T) {
-	good := rbac.Config{Product: session.B2B, ProjectID: projectID, Secret: secret, BaseURL: "https://api.test"}
+	good := rbac.Config{Product: session.B2B, ProjectID: projectID, Secret: session.Secret(secret), BaseURL: "https://api.test"}
 	for name, tt := range map[string]struct {
 		change func(*rbac.Config)
 		want   string // in the error; "" for none
@@ -283,7 +283,7 @@ func TestNewRefusesWhatItCannotWorkWith(t *testing.T) {
 		"no product":               {func(c *rbac.Config) { c.Product = "" }, "product"},
 		"an unknown product":       {func(c *rbac.Config) { c.Product = "m2m" }, "product"},
 		"no project":               {func(c *rbac.Config) { c.ProjectID = "" }, "no project id"},
-		"no secret":                {func(c *rbac.Config) { c.Secret = "" }, "no secret"},
+		"no secret":                {func(c *rbac.Config) { c.Secret = session.Secret("") }, "no secret"},
 		"a negative interval":      {func(c *rbac.Config) { c.RefreshInterval = -1 }, "refresh interval -1ns is negative"},
 		"a negative timeout":       {func(c *rbac.Config) { c.FetchTimeout = -1 }, "fetch timeout -1ns is negative"},
 		"a negative wait":          {func(c *rbac.Config) { c.OrganizationWait = -1 }, "organization wait -1ns is negative"},
