@@ -93,7 +93,7 @@ func newHouse(t testing.TB, ctx context.Context, wanted map[string]bool) (h *hou
 		})
 		must(err)
 		client, err := sessionapi.New(sessionapi.Config{
-			Product: p.product, ProjectID: p.id, Secret: sessionapitest.DefaultSecret, BaseURL: vendorURL, Transport: transport,
+			Product: p.product, ProjectID: p.id, Secret: session.Secret(sessionapitest.DefaultSecret), BaseURL: vendorURL, Transport: transport,
 			Verify: verifier.Verify, Timeout: 2 * time.Second, MaxCalls: 256, KeptExchanges: 100, Logger: logger,
 			OnEnded: func(s *session.Session, certain bool) {
 				if certain {

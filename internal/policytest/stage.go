@@ -164,7 +164,7 @@ func newActor(p config.Project, scene Scene) (*actor, error) {
 		return nil, err
 	}
 	a.gate = check.Project{Product: p.Verifier.Product, Verifier: verifier}
-	p.API.Secret, p.API.BaseURL = sessionapitest.DefaultSecret, emulatorURL
+	p.API.Secret, p.API.BaseURL = session.Secret(sessionapitest.DefaultSecret), emulatorURL
 	p.API.Transport, p.API.Timeout = a.emulator.Transport(), maxWait
 	if scene.Keys != nil && !scene.Revoked && (scene.SessionAPI == "" || scene.SessionAPI == apiUp) {
 		yes := &assume{emulator: a.emulator, now: scene.Now}

@@ -25,8 +25,8 @@ const (
 // life. Else it starts a call that nobody waits for and returns nil; the call's exchange is kept, for Ahead and Authenticate
 // alike, and a session that it does not find is told to OnEnded.
 //
-// It starts none while an equal one or half of MaxCalls are under way, nor while half of CallsPerSecond are used up, nor in the
-// 10 s after one of its own that brought nothing for the credential or after a no to it, nor for a request that Authenticate
+// It starts none while an equal one or half of MaxCalls are under way, nor while half of CallsPerSecond are used up or the API is
+// failing or limits our rate, nor in the 10 s after one of its own that brought nothing for the credential or after a no to it, nor for a request that Authenticate
 // would call wrong.
 func (c *Client) Ahead(ctx context.Context, r Request) *Exchange {
 	if c.cfg.KeptExchanges == 0 || ctx.Err() != nil || c.wrong(r) != nil {
@@ -49,7 +49,7 @@ func (c *Client) findAhead(ctx context.Context, k key, r Request) (*Exchange, st
 	if _, found := c.refused.get(k.credential, now); found {
 		return nil, pausedAhead
 	}
-	if e := c.kept.get(k, now, session.NoMaxAge); e != nil && younger(e.Session, r.Session, now) {
+	if e := c.kept.get(k, now, session.NoMaxAge); e != nil && younger(e.Session, r.Session, c.cfg.Clock.Now(now)) {
 		return e, handedOver
 	}
 	if c.calls[k] != nil {
@@ -58,7 +58,10 @@ func (c *Client) findAhead(ctx context.Context, k key, r Request) (*Exchange, st
 	if _, found := c.paused.get(k.credential, now); found {
 		return nil, pausedAhead
 	}
-	if !c.limits.spare(now) || c.start(ctx, k, &call{request: r, ahead: true}, now) != ok {
+	if !c.limits.spare(now) {
+		return nil, shedAhead
+	}
+	if o, _ := c.start(ctx, k, &call{request: r, ahead: true}, now); o != ok {
 		return nil, shedAhead
 	}
 	return nil, started

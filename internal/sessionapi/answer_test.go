@@ -55,7 +55,7 @@ func TestAnswersMeanWhatTheVendorDocuments(t *testing.T) {
 				fmt.Sprintf(`{"status_code":%d,"request_id":"request-id-test-1","error_type":%q,"error_message":"%s"}`, status, errorType, credential),
 				fmt.Sprintf(`{"error_type":%q}`, errorType),
 			} {
-				t.Run(fmt.Sprintf("%d %s", status, body), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%d %s", status, body), inABubble(func(t *testing.T) { // where the pause before a second call takes no time
 					b := newBench(t, always(status, body))
 					defer b.done()
 					_, err := b.ask(jwtRequest)
@@ -82,10 +82,14 @@ func TestAnswersMeanWhatTheVendorDocuments(t *testing.T) {
 					if n := b.Status().Kept; n != 0 {
 						t.Errorf("%d kept", n)
 					}
-				})
+				}))
 			}
 		}
 	}
+}
+
+func inABubble(test func(*testing.T)) func(*testing.T) {
+	return func(t *testing.T) { synctest.Test(t, test) }
 }
 
 // wantOnly wants an error to be want and no other, but that a refused secret is also "could not ask".
@@ -324,9 +328,9 @@ func TestOnlyChangesAreLogged(t *testing.T) {
 	gone := `404 {"error_type":"session_not_found"}`
 	wrong := `401 {"error_type":"unauthorized_credentials"}`
 	steps := []struct{ answer, log string }{
-		{gone, ""}, {"503 ", "WARN"}, {"500 ", ""}, {"429 ", ""}, {gone, "INFO"}, {gone, ""},
-		{wrong, "ERROR"}, {wrong, ""}, {"503 ", "WARN"}, {wrong, ""}, {"503 ", ""}, {gone, "INFO"},
-		{wrong, "ERROR"}, {gone, "INFO"}, {"503 ", "WARN"},
+		{gone, ""}, {"500 ", "WARN"}, {"501 ", ""}, {"400 ", ""}, {gone, "INFO"}, {gone, ""},
+		{wrong, "ERROR"}, {wrong, ""}, {"500 ", "WARN"}, {wrong, ""}, {"500 ", ""}, {gone, "INFO"},
+		{wrong, "ERROR"}, {gone, "INFO"}, {"429 ", "WARN"},
 	}
 	var answer string
 	b := newBench(t, api(func(*http.Request) (*http.Response, error) {
@@ -350,7 +354,7 @@ func TestOutcomesAreThereFromTheStart(t *testing.T) {
 	b := newBench(t, always(200, ""))
 	for _, o := range []string{
 		"ok", "session_not_found", "credential_refused", "forbidden", "not_authorized", "mismatch",
-		"secret_refused", "rate_limited", "unavailable", "unexpected", "unproved", "shed", "rate_shed", "token_shed", "panic",
+		"secret_refused", "rate_limited", "unavailable", "unexpected", "unproved", "shed", "rate_shed", "token_shed", "held_back", "breaker_open", "panic",
 	} {
 		if n := b.metric("calls_total", o); n != 0 {
 			t.Errorf("%s begins at %v", o, n)
@@ -423,7 +427,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		wantError(t, err, meant)
 		wantOnly(t, err, meant)
-		if limited, ok := errors.AsType[*sessionapi.RetryAfterError](err); ok != (status == 429) {
+		if limited, ok := errors.AsType[*sessionapi.RetryAfterError](err); ok != (status == 429 || status == 503 && retryAfter != "") {
 			t.Errorf("status %d: %v", status, err)
 		} else if ok && (limited.After < time.Second || limited.After > 300*time.Second) {
 			t.Errorf("told to wait %v by %q", limited.After, retryAfter)

@@ -9,11 +9,16 @@ import (
 	"authz-sidecar/internal/session"
 )
 
-// ask makes one call and proves its answer.
-func (c *Client) ask(ctx context.Context, r Request) result {
-	a, err := c.post(ctx, r)
+// ask asks, and proves the answer.
+func (c *Client) ask(ctx context.Context, cl *call) result {
+	r := cl.request
+	a, err := c.answer(ctx, cl)
 	if err != nil {
 		return no(unavailable, "%v", err)
+	}
+	o := classify(a.status, a.ErrorType)
+	if a.retryAfter > 0 {
+		c.hold(cl, o, a.retryAfter)
 	}
 	if r.Check != nil && a.isYes() && !a.authorized() {
 		return no(notAuthorized, "%s", a)
@@ -21,8 +26,7 @@ func (c *Client) ask(ctx context.Context, r Request) result {
 	if a.status == 200 && a.SessionJWT != "" {
 		return c.prove(ctx, r, a)
 	}
-	o := classify(a.status, a.ErrorType)
-	if o == rateLimited {
+	if a.retryAfter > 0 {
 		return no(o, "%w: %s", &RetryAfterError{a.retryAfter}, a)
 	}
 	return no(o, "%s", a)
@@ -31,7 +35,7 @@ func (c *Client) ask(ctx context.Context, r Request) result {
 // prove lets an answer through only if its JWT verifies now, as any other must, and is of the session that was asked
 // about. A token says nothing about its session, so there only the answer's own words are compared with the JWT.
 func (c *Client) prove(ctx context.Context, r Request, a *answer) result {
-	s, err := c.cfg.Verify(ctx, a.SessionJWT, time.Now())
+	s, err := c.cfg.Verify(ctx, a.SessionJWT, c.present())
 	if err != nil && (ctx.Err() != nil || slices.ContainsFunc(notTheAnswersFault, func(e error) bool { return errors.Is(err, e) })) {
 		return no(unproved, "the new JWT cannot be proved here: %v", err)
 	}

@@ -27,7 +27,7 @@ func newCondition(logger *slog.Logger) *condition {
 	return &condition{logger: logger, alerted: make(map[outcome]time.Time)}
 }
 
-// note takes in how a call ended.
+// note takes in how a call that was made ended.
 func (c *condition) note(res result, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

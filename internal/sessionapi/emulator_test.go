@@ -80,7 +80,7 @@ func TestPermissionsAndExtensionsAgainstTheEmulator(t *testing.T) {
 			e := newEmulator(t, product)
 			var ended []string
 			b := newBench(t, e.Transport(), func(c *sessionapi.Config) {
-				c.Product, c.Secret, c.Verify = e.product, secret, e.verifier.Verify
+				c.Product, c.Secret, c.Verify = e.product, session.Secret(secret), e.verifier.Verify
 				c.OnEnded = func(s *session.Session, _ bool) { ended = append(ended, s.ID) }
 			})
 			defer b.done()
@@ -218,6 +218,6 @@ func newEmulator(t *testing.T, product session.Product) *emulator {
 
 func (e *emulator) client(t *testing.T, secret session.Secret) *bench {
 	return newBench(t, nil, on(t, e.url), func(c *sessionapi.Config) {
-		c.Product, c.Secret, c.Verify = e.product, secret, e.verifier.Verify
+		c.Product, c.Secret, c.Verify = e.product, session.Secret(secret), e.verifier.Verify
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"authz-sidecar/internal/clock"
 	"authz-sidecar/internal/session"
 )
 
@@ -15,7 +16,8 @@ import (
 // request.
 type kept struct {
 	max     int
-	order   *list.List // of keptExchange, oldest first
+	clock   *clock.Clock // by which JWTs expire; durations are by the time that callers give
+	order   *list.List   // of keptExchange, oldest first
 	byKey   map[key]*list.Element
 	byOwner map[digest][]*list.Element // oldest first
 }
@@ -27,8 +29,8 @@ type keptExchange struct {
 	owners   [2]digest // the credential that was traded, and the session
 }
 
-func newKept(max int) *kept {
-	return &kept{max: max, order: list.New(), byKey: make(map[key]*list.Element), byOwner: make(map[digest][]*list.Element)}
+func newKept(max int, clock *clock.Clock) *kept {
+	return &kept{max: max, clock: clock, order: list.New(), byKey: make(map[key]*list.Element), byOwner: make(map[digest][]*list.Element)}
 }
 
 // get returns the exchange of a request if it is good for a rule with this maxAge, never for one of 0. Its age
@@ -40,11 +42,12 @@ func (k *kept) get(key key, now time.Time, maxAge time.Duration) *Exchange {
 		return nil
 	}
 	e := el.Value.(keptExchange)
-	if e.expired(now) {
+	present := k.clock.Now(now)
+	if e.expired(present) {
 		k.remove(el)
 		return nil
 	}
-	if e.exchange.Session.TooOld(now, maxAge) || now.Sub(e.since) >= maxAge {
+	if e.exchange.Session.TooOld(present, maxAge) || now.Sub(e.since) >= maxAge {
 		return nil
 	}
 	return e.exchange
@@ -59,14 +62,16 @@ func (k *kept) put(key key, e *Exchange, now time.Time, owners [2]digest) {
 	for _, o := range owners {
 		k.byOwner[o] = append(k.byOwner[o], el)
 	}
-	for el := k.order.Front(); el != nil && (k.order.Len() > k.max || el.Value.(keptExchange).expired(now)); el = k.order.Front() {
+	present := k.clock.Now(now)
+	for el := k.order.Front(); el != nil && (k.order.Len() > k.max || el.Value.(keptExchange).expired(present)); el = k.order.Front() {
 		k.remove(el)
 	}
 }
 
 // knows says whether an exchange of this credential is kept, of whatever age and answer to whatever question.
 func (k *kept) knows(credential digest, now time.Time) bool {
-	return slices.ContainsFunc(k.byOwner[credential], func(el *list.Element) bool { return !el.Value.(keptExchange).expired(now) })
+	present := k.clock.Now(now)
+	return slices.ContainsFunc(k.byOwner[credential], func(el *list.Element) bool { return !el.Value.(keptExchange).expired(present) })
 }
 
 // session is what the youngest exchange of this credential that is kept is of; nil if there is none.
@@ -114,7 +119,7 @@ func (k *kept) remove(el *list.Element) {
 func (k *kept) len() int { return k.order.Len() }
 
 // expired is strict where the verifier may have leeway: being wrong costs one call.
-func (e keptExchange) expired(now time.Time) bool {
+func (e keptExchange) expired(present time.Time) bool {
 	s := e.exchange.Session
-	return !now.Before(s.Expires) || !s.EndsAt.IsZero() && !now.Before(s.EndsAt)
+	return !present.Before(s.Expires) || !s.EndsAt.IsZero() && !present.Before(s.EndsAt)
 }

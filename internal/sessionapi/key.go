@@ -43,6 +43,18 @@ func (c *Client) owner(k key, s *session.Session) digest {
 	return c.digest("session", s.ID)
 }
 
+// user is whose call it is: by the user or member if he is known, who may have many sessions, else by the credential.
+func (c *Client) user(k key, r *Request) digest {
+	s := r.Session
+	if r.Token != "" { // which may be another's
+		s = c.kept.session(k.credential)
+	}
+	if s == nil {
+		return k.credential
+	}
+	return c.digest("user", s.Subject)
+}
+
 // digest hashes the kind too, so that a JWT and a token of equal text are two.
 func (c *Client) digest(kind, text string) digest {
 	mac := hmac.New(sha256.New, c.hashKey[:])

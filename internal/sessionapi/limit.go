@@ -1,6 +1,7 @@
 package sessionapi
 
 import (
+	"container/list"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -13,45 +14,70 @@ const unknownShare = 2
 
 func share(n int) int { return max(n/unknownShare, 1) }
 
-// limits are how many calls may be under way and how many may begin in a second, for all and for unknown tokens. It is not safe
-// for concurrent use: the client's mutex guards it.
+// limits are how many calls may be under way and how many may begin in a second, for all and for unknown tokens; and the queue of
+// those that wait, in the order of their coming, for one under way to end. Unknown tokens do not wait, so they never stand in
+// anybody's way there. It is not safe for concurrent use: the client's mutex guards it.
 type limits struct {
-	maxCalls               int
+	maxCalls, maxQueued    int
 	calls, unknown         int // under way; the unknown are among the calls
+	queue                  *list.List
 	callsRate, unknownRate *rate.Limiter
 }
 
-func newLimits(maxCalls, callsPerSecond int) *limits {
-	l := &limits{maxCalls: maxCalls, callsRate: rate.NewLimiter(rate.Inf, 0), unknownRate: rate.NewLimiter(rate.Inf, 0)}
+func newLimits(maxCalls, maxQueued, callsPerSecond int) *limits {
+	l := &limits{
+		maxCalls: maxCalls, maxQueued: maxQueued, queue: list.New(),
+		callsRate: rate.NewLimiter(rate.Inf, 0), unknownRate: rate.NewLimiter(rate.Inf, 0),
+	}
 	if n := callsPerSecond; n > 0 {
 		l.callsRate, l.unknownRate = rate.NewLimiter(rate.Limit(n), n), rate.NewLimiter(rate.Limit(share(n)), share(n))
 	}
 	return l
 }
 
-// begin counts a call that may begin, which is ok, or says why it may not. One that is shed takes nothing from the others.
-func (l *limits) begin(unknown bool, now time.Time) outcome {
+// enter gives a call its turn or a place in the queue, which is ok, or says why not. One that is shed takes nothing from the others.
+func (l *limits) enter(cl *call, now time.Time) outcome {
+	full := l.calls >= l.maxCalls
 	switch {
-	case unknown && l.unknown >= share(l.maxCalls):
+	case cl.unknown && (full || l.unknown >= share(l.maxCalls)):
 		return tokenShed
-	case l.calls >= l.maxCalls:
+	case full && l.queue.Len() >= l.maxQueued:
 		return shed
-	case unknown && !l.unknownRate.AllowN(now, 1):
+	case cl.unknown && !l.unknownRate.AllowN(now, 1):
 		return tokenShed
 	case !l.callsRate.AllowN(now, 1):
 		return rateShed
 	}
-	l.calls++
-	if unknown {
-		l.unknown++
+	if full {
+		cl.place, cl.queued = l.queue.PushBack(cl), true
+	} else {
+		l.take(cl)
 	}
 	return ok
 }
 
-func (l *limits) end(unknown bool) {
+func (l *limits) take(cl *call) {
+	l.calls++
+	if cl.unknown {
+		l.unknown++
+	}
+	close(cl.turn)
+}
+
+// leave ends what enter began, and gives the turn of one that had it to who has waited longest.
+func (l *limits) leave(cl *call) {
+	if cl.place != nil {
+		l.queue.Remove(cl.place)
+		return
+	}
 	l.calls--
-	if unknown {
+	if cl.unknown {
 		l.unknown--
+	}
+	if first := l.queue.Front(); first != nil {
+		next := l.queue.Remove(first).(*call)
+		next.place = nil
+		l.take(next)
 	}
 }
 

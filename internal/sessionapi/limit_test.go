@@ -37,8 +37,9 @@ func (b *bench) flood(n int, request func(i int) sessionapi.Request) int {
 	return passed
 }
 
+// jwts are each of another user, for all that is known.
 func jwts(prefix string) func(int) sessionapi.Request {
-	return func(i int) sessionapi.Request { return sessionapi.Request{JWT: fmt.Sprint(prefix, i), Session: asked} }
+	return func(i int) sessionapi.Request { return sessionapi.Request{JWT: fmt.Sprint(prefix, i)} }
 }
 
 func tokens(prefix string) func(int) sessionapi.Request {

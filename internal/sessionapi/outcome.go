@@ -21,29 +21,41 @@ var (
 	ErrMismatch = errors.New("session API's answer does not fit the request")
 	// ErrUnavailable: the API could not be asked; nothing is known about the credential.
 	ErrUnavailable = errors.New("session API could not be asked")
-	// ErrOutage comes together with ErrUnavailable: the API itself is down, slow, answers nonsense or limits our rate. It is not
-	// said where we are at fault: our secret, our keys and clock, our own limit of calls, which strangers can use up.
+	// ErrOutage comes together with ErrUnavailable: the API itself is down, slow, answers nonsense or limits our rate, or has done so
+	// until it was left alone. It is not said where we are at fault: our secret, our keys and clock, our own limit of calls, which
+	// strangers can use up. Nor is it said of opaque tokens that may be made up until a call for a JWT, or for a token of which an
+	// exchange is kept, has failed, and from when one is answered again: what befalls those alone, strangers may have brought about.
 	ErrOutage error = outage{}
-	// ErrTokenShed comes together with ErrUnavailable: opaque tokens that may be made up have used up their part of the calls.
-	ErrTokenShed = errors.New("too many calls for opaque tokens that may be made up")
+	// ErrTokenShed comes together with ErrUnavailable: no call is made for opaque tokens that may be made up, while one for a JWT may
+	// be. They have used up their part of the calls, or the API has failed on too many of them, or limits their rate.
+	ErrTokenShed = errors.New("no call is made for opaque tokens that may be made up")
 	// ErrSecretRefused comes together with ErrUnavailable: the project's own id or secret is wrong, the operator's fault
 	// and never the user's.
 	ErrSecretRefused = errors.New("the project's secret was refused")
 )
 
-// RetryAfterError comes together with ErrUnavailable: the API limits our rate.
+// RetryAfterError comes together with ErrUnavailable: the API has said when to come back, or has failed on so many calls that none
+// is made for a while. What it said of a user alone is for others at most 10 s.
 type RetryAfterError struct {
 	// After is when to ask again, from 1 s to 300 s.
 	After time.Duration
 }
 
-func (e *RetryAfterError) Error() string { return fmt.Sprintf("rate limited, retry after %v", e.After) }
+func (e *RetryAfterError) Error() string {
+	return fmt.Sprintf("retry after %v", e.After.Round(time.Millisecond))
+}
 
 // outage is ErrUnavailable with a reason to be patient.
 type outage struct{}
 
 func (outage) Error() string        { return ErrUnavailable.Error() }
 func (outage) Is(target error) bool { return target == ErrUnavailable }
+
+// noOutage is all that its error is, but ErrOutage.
+type noOutage struct{ error }
+
+func (e noOutage) Is(target error) bool { return target != ErrOutage && errors.Is(e.error, target) }
+func (e noOutage) As(target any) bool   { return errors.As(e.error, target) }
 
 // outcome is how a call ended: the metric's label.
 type outcome string
@@ -63,13 +75,19 @@ const (
 	shed              outcome = "shed"
 	rateShed          outcome = "rate_shed"
 	tokenShed         outcome = "token_shed"
+	heldBack          outcome = "held_back"
+	breakerOpen       outcome = "breaker_open"
 	panicked          outcome = "panic"
 )
 
 var outcomes = []outcome{
 	ok, sessionNotFound, credentialRefused, forbidden, notAuthorized, mismatch,
-	secretRefused, rateLimited, unavailable, unexpected, unproved, shed, rateShed, tokenShed, panicked,
+	secretRefused, rateLimited, unavailable, unexpected, unproved, shed, rateShed, tokenShed, heldBack, breakerOpen, panicked,
 }
+
+// answered says whether the API has answered, be it with a no, or with what we cannot use because of us. Whatever else is held
+// against it; so is a panic, of which nobody knows how the API was.
+func (o outcome) answered() bool { return o != unavailable && o != panicked }
 
 // meanings is what the vendor's error answers mean, by status and error type together: a proxy's 404 says nothing about
 // a session, nor does a 500 that calls itself session_not_found. "*" stands for any beginning. An answer that is not

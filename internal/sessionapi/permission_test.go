@@ -334,7 +334,7 @@ func TestNoEndsWhatItIsAbout(t *testing.T) {
 			if _, err := b.askWithin(t.Context(), c.refused, 0); err == nil {
 				t.Fatal("a yes")
 			}
-			answer = "503 {}"
+			answer = "500 {}"
 			remain := map[string]bool{}
 			for _, name := range c.remain {
 				remain[name] = true
@@ -362,7 +362,7 @@ func TestYesThatANoOvertookIsNotKept(t *testing.T) {
 			sessionapi.Request{Token: credential, DurationMinutes: 5}, 404, 0, gone},
 		{"another's session ended", jwtRequest, sessionapi.Request{Token: credential, DurationMinutes: 5}, 404, 1, gone},
 		{"a permission was refused", jwtRequest, checkRequest, 403, 1, denied},
-		{"nothing could be asked", jwtRequest, checkRequest, 503, 1, "{}"},
+		{"nothing could be asked", jwtRequest, checkRequest, 500, 1, "{}"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -411,7 +411,7 @@ func TestOnEndedHearsOfEachSessionThatIsNotFound(t *testing.T) {
 		{"the session is forbidden", jwtRequest, 403, `{"error_type":"organization_suspended"}`, 0},
 		{"not authorized", checkRequest, 200, yes("session-1", "user-1"), 0},
 		{"another session in the answer", jwtRequest, 200, yes("session-2", "user-1"), 0},
-		{"nothing could be asked", jwtRequest, 503, gone, 0},
+		{"nothing could be asked", jwtRequest, 500, gone, 0},
 		{"a yes", jwtRequest, 200, yes("session-1", "user-1"), 0},
 	} {
 		for _, ahead := range []bool{false, true} {

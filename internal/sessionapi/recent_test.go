@@ -46,7 +46,7 @@ func TestANoIsFetchedOnceForEachCredential(t *testing.T) {
 		{"not authorized", 200, yes("session-1", "user-1"), checkRequest, checkRequest, sessionapi.ErrForbidden, 0, 2},
 		{"another session in the answer", 200, yes("session-2", "user-1"), jwtRequest, jwtRequest, sessionapi.ErrMismatch, 0, 2},
 		{"our own secret is refused", 401, `{"error_type":"unauthorized_credentials"}`, byToken, byToken, sessionapi.ErrSecretRefused, 0, 2},
-		{"our rate is limited", 429, `{}`, byToken, byToken, sessionapi.ErrUnavailable, 0, 2},
+		{"our rate was limited", 429, `{}`, byToken, byToken, sessionapi.ErrUnavailable, time.Second, 2},
 		{"a proxy's 404", 404, "<html>", byToken, byToken, sessionapi.ErrUnavailable, 0, 2},
 		{"a 500 that says so", 500, gone, byToken, byToken, sessionapi.ErrUnavailable, 0, 2},
 	} {

@@ -10,13 +10,18 @@
 //     permission that its call did not ask about, and none comes of an answer that does not grant what was asked.
 //   - "No" and "could not ask" are never confused: only an answer that the vendor documents as being about the
 //     credential denies, everything else is ErrUnavailable.
-//   - What a stranger can make up, an opaque token, never gets at more than half of the calls, and a credential that the API
-//     said no to is not asked about again for 10 s.
+//   - What a stranger can make up, an opaque token, never gets at more than half of the calls, and never keeps the other half
+//     from being made. A credential that the API said no to is not asked about again for 10 s.
+//   - The API is left alone when it says so, and when it fails but for a probe; an outage is not made worse by asking twice.
+//   - Nobody brings this about for others: what the API fails on, or limits, for one user or for tokens that anybody can make up, is no
+//     outage to the rest, or for 10 s at most.
+//   - So many calls are under way, so many wait for their turn and each for so long, whatever comes. What is shed is told at once.
 //   - Neither a credential nor the project's secret reaches a log, an error text or a map key.
 //
 // How: one mutex decides for each request between a kept exchange, a call under way and a new call. The call runs in a
-// goroutine of its own: it posts, classifies the answer (outcome.go has the table), proves the JWT and keeps the result.
-// Ahead makes the same calls before anybody must wait for one.
+// goroutine of its own (call.go): it waits for its turn (limit.go), asks the breaker (breaker.go, hold.go), posts, maybe once more
+// (retry.go), classifies the answer (outcome.go has the table), proves the JWT and keeps the result. Ahead makes the same
+// calls before anybody must wait for one.
 package sessionapi
 
 import (
@@ -26,14 +31,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"authz-sidecar/internal/clock"
 	"authz-sidecar/internal/session"
 )
 
@@ -42,8 +47,8 @@ type Config struct {
 	// Product and ProjectID say which project. Required.
 	Product   session.Product
 	ProjectID string
-	// Secret is the project's secret. Required.
-	Secret session.Secret
+	// Secret is where the project's secret is got for each call, and read again when the API refuses it. Required.
+	Secret session.SecretSource
 	// BaseURL is where the session API is: https, or http on loopback. Required.
 	BaseURL string
 	// Transport makes the calls and must obey a request's context. Its own limits on answer headers stand; redirects
@@ -51,13 +56,16 @@ type Config struct {
 	Transport http.RoundTripper
 	// Verify proves the JWT that comes back; session.Verifier.Verify. Required.
 	Verify func(ctx context.Context, jwt string, now time.Time) (*session.Session, error)
-	// Timeout is how long one call may take, whoever waits for it. Required.
+	// Timeout is how long one call may take, whoever waits for it, once it has its turn. Required.
 	Timeout time.Duration
-	// MaxCalls is how many calls may be under way. Required.
+	// MaxCalls is how many calls may be under way. Required. Further ones wait, see MaxQueued.
 	MaxCalls int
 	// CallsPerSecond is how many calls may begin in a second, and at once after a pause. Default 0: any number. Of both limits an
 	// opaque token may use half, unless an exchange of it is kept.
 	CallsPerSecond int
+	// MaxQueued is how many calls may wait, in turn and for Timeout at most, for one of MaxCalls to end. Those of opaque tokens do not,
+	// unless an exchange of the token is kept. Default 0: none.
+	MaxQueued int
 	// KeptExchanges is how many exchanges are kept for requests that still carry the traded credential; one that grants a
 	// permission counts twice, since it is kept for its own JWT too. Default 0: none, and Ahead does nothing.
 	KeptExchanges int
@@ -66,6 +74,9 @@ type Config struct {
 	// who waits gets the error, in the call's goroutine or the waiter's, under no lock, and must be quick. The session is shared, and may
 	// be reused afterwards: read only, and not to be kept. Default: nobody hears.
 	OnEnded func(s *session.Session, certain bool)
+	// Clock hears the Date of every answer that came over TLS, or from this machine, and says as of when a JWT is proved and how long an
+	// exchange is kept. Default: this machine's clock alone.
+	Clock *clock.Clock
 	// Logger gets alerts and changes of state. Default: discard.
 	Logger *slog.Logger
 	// Registerer gets the metrics. Default: none.
@@ -74,11 +85,14 @@ type Config struct {
 
 // Client asks the session API of one project.
 type Client struct {
-	endpoint  string
-	cfg       Config
-	hashKey   digest
-	metrics   *metrics
-	condition *condition
+	endpoint       string
+	local          bool // the endpoint is on this machine
+	cfg            Config
+	hashKey        digest
+	metrics        *metrics
+	condition      *condition
+	known, unknown *breaker
+	answering      atomic.Bool // the last call of known's that counted was answered, or none has been made
 
 	// mu guards the rest and what the comments at call say, so that a request sees calls and kept at one instant and can
 	// never miss both.
@@ -140,29 +154,15 @@ type Exchange struct {
 	AskedAt time.Time
 }
 
-// call is one call under way. Its result may be read once done is closed.
-type call struct {
-	request  Request
-	done     chan struct{}
-	exchange *Exchange
-	err      error
-
-	ahead     bool             // begun by Ahead
-	unknown   bool             // for an opaque token that may be made up
-	presented *session.Session // by who began it: Request.Session, which request has for a JWT alone
-	owner     digest           // of what a no would be about
-	overtaken bool             // by such a no, so not to be kept; guarded by Client.mu
-}
-
 // New makes a Client. It calls nobody.
 func New(cfg Config) (*Client, error) {
-	endpoint, err := endpoint(cfg.BaseURL, cfg.Product)
+	endpoint, local, err := endpoint(cfg.BaseURL, cfg.Product)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("session API: %w", err)
 	case cfg.ProjectID == "":
 		return nil, errors.New("session API: no project id")
-	case cfg.Secret == "":
+	case cfg.Secret == nil || cfg.Secret.Secret() == "":
 		return nil, errors.New("session API: no secret")
 	case cfg.Verify == nil:
 		return nil, errors.New("session API: nothing verifies the answers")
@@ -172,6 +172,8 @@ func New(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("session API: at most %d calls is none", cfg.MaxCalls)
 	case cfg.CallsPerSecond < 0:
 		return nil, fmt.Errorf("session API: %d calls per second is negative", cfg.CallsPerSecond)
+	case cfg.MaxQueued < 0:
+		return nil, fmt.Errorf("session API: a queue of %d calls is negative", cfg.MaxQueued)
 	case cfg.KeptExchanges < 0:
 		return nil, fmt.Errorf("session API: %d kept exchanges is negative", cfg.KeptExchanges)
 	}
@@ -181,19 +183,24 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	metrics := newMetrics(cfg.Registerer)
 	c := &Client{
 		endpoint:  endpoint,
+		local:     local,
 		cfg:       cfg,
-		metrics:   newMetrics(cfg.Registerer),
+		metrics:   metrics,
 		condition: newCondition(cfg.Logger),
+		known:     newBreaker(known, cfg.Logger, metrics),
+		unknown:   newBreaker(unknown, cfg.Logger, metrics),
 		calls:     make(map[key]*call),
-		limits:    newLimits(cfg.MaxCalls, cfg.CallsPerSecond),
-		kept:      newKept(cfg.KeptExchanges),
+		limits:    newLimits(cfg.MaxCalls, cfg.MaxQueued, cfg.CallsPerSecond),
+		kept:      newKept(cfg.KeptExchanges, cfg.Clock),
 		refused:   newRecent[digest](),
 		paused:    newRecent[digest](),
 		forbidden: newRecent[key](),
 	}
 	rand.Read(c.hashKey[:]) // never fails, see its documentation
+	c.answering.Store(true)
 	return c, nil
 }
 
@@ -206,7 +213,8 @@ func New(cfg Config) (*Client, error) {
 // is not compared with maxAge: there is no younger one.
 //
 // ErrSessionNotFound and ErrCredentialRefused are remembered for the credential: for 10 s they answer whatever is asked about it.
-// A call beyond the limits is not made: ErrUnavailable.
+// A call beyond the limits is not made: ErrUnavailable. Nor is one while the API fails or has said when to come back: then there is a
+// RetryAfterError, and ErrOutage with the exception that it names.
 //
 // With Check the exchange is also kept for the JWT that it brought: presented next, with the same Check, that costs no call
 // while the answer is young enough. Without Check a new JWT is proved locally and has no use for that.
@@ -239,7 +247,7 @@ func (c *Client) Authenticate(ctx context.Context, r Request, maxAge time.Durati
 		c.doubt(r, call.err)
 		return call.exchange, call.err
 	case <-ctx.Done():
-		return nil, callerLeft(ctx)
+		return nil, c.callerLeft(ctx, call)
 	}
 }
 
@@ -279,39 +287,17 @@ func (c *Client) find(ctx context.Context, k key, r Request, maxAge time.Duratio
 		return nil, cl, nil
 	}
 	cl := &call{request: r}
-	if o := c.start(ctx, k, cl, now); o != ok {
+	if o, err := c.start(ctx, k, cl, now); o != ok {
 		c.metrics.calls.WithLabelValues(string(o)).Inc()
-		return nil, nil, sheds[o]
+		return nil, nil, err
 	}
 	return nil, cl, nil
-}
-
-// start begins a call if the limits let it: ok. The caller holds mu.
-func (c *Client) start(ctx context.Context, k key, cl *call, now time.Time) outcome {
-	r := &cl.request
-	cl.unknown = r.Token != "" && !c.kept.knows(k.credential, now)
-	if o := c.limits.begin(cl.unknown, now); o != ok {
-		return o
-	}
-	*r = r.clone()
-	if r.Check != nil {
-		k.check = *r.Check
-	}
-	cl.presented = r.Session
-	if r.Token != "" {
-		r.Session = nil // the client may have put two sessions side by side, which is no fault of the answer
-	}
-	cl.done, cl.owner = make(chan struct{}), c.owner(k, r.Session)
-	c.calls[k] = cl
-	c.metrics.inFlight.Inc()
-	go c.run(context.WithoutCancel(ctx), k, cl)
-	return ok
 }
 
 // stillProved says whether a kept exchange's JWT verifies now: the project may have withdrawn its key since. One that
 // does not is kept no longer.
 func (c *Client) stillProved(ctx context.Context, k key, e *Exchange) bool {
-	if _, err := c.cfg.Verify(ctx, e.JWT, time.Now()); err == nil {
+	if _, err := c.cfg.Verify(ctx, e.JWT, c.present()); err == nil {
 		return true
 	}
 	c.mu.Lock()
@@ -322,45 +308,6 @@ func (c *Client) stillProved(ctx context.Context, k key, e *Exchange) bool {
 	return false
 }
 
-// run makes the call and hands its result to whoever waits. Nothing that happens inside, not even a panic, leaves
-// them waiting.
-func (c *Client) run(ctx context.Context, k key, cl *call) {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
-	defer cancel()
-	start := time.Now()
-	res := no(panicked, "the call panicked")
-	defer func() {
-		if v := recover(); v != nil {
-			c.alertPanic(v)
-		}
-		c.finish(k, cl, res, start)
-	}()
-	res = c.ask(ctx, cl.request)
-	if res.exchange != nil {
-		res.exchange.AskedAt = start
-	}
-	if res.outcome == sessionNotFound {
-		c.ended(cl.presented, cl.request.JWT != "")
-		if cl.request.Token != "" {
-			c.ended(c.sessionOf(k.credential), true)
-		}
-	}
-}
-
-// ended tells that a session, which may be nil, was not found.
-func (c *Client) ended(s *session.Session, certain bool) {
-	if s != nil && c.cfg.OnEnded != nil {
-		c.cfg.OnEnded(s, certain)
-	}
-}
-
-// sessionOf is the session of which an exchange of this credential is kept; nil if there is none.
-func (c *Client) sessionOf(credential digest) *session.Session {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.kept.session(credential)
-}
-
 // doubt tells of the session whose JWT was beside a token that was not found: who joins a call, or meets a remembered no, may have
 // another one there than who began.
 func (c *Client) doubt(r Request, err error) {
@@ -369,62 +316,11 @@ func (c *Client) doubt(r Request, err error) {
 	}
 }
 
-func (c *Client) finish(k key, cl *call, res result, start time.Time) {
-	now := time.Now()
-	c.condition.note(res, now)
-	c.metrics.calls.WithLabelValues(string(res.outcome)).Inc()
-	c.metrics.seconds.Observe(now.Sub(start).Seconds())
-	c.metrics.inFlight.Dec()
+// present is the time by which JWTs are proved.
+func (c *Client) present() time.Time { return c.cfg.Clock.Now(time.Now()) }
 
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.calls, k)
-	c.limits.end(cl.unknown)
-	switch res.outcome {
-	case ok:
-		c.forbidden.forget(k)
-	case sessionNotFound, credentialRefused: // no yes can follow, but of a call under way, which forget sees to
-		c.refused.add(k.credential, res.err, now)
-	case forbidden, notAuthorized:
-		c.forbidden.add(k, res.err, now)
-	}
-	switch {
-	case res.outcome == ok && !cl.overtaken:
-		c.keep(k, res.exchange, start)
-	case res.outcome != ok && !errors.Is(res.err, ErrUnavailable):
-		// A refused permission says nothing about others.
-		c.forget(cl.owner, k.question, errors.Is(res.err, ErrForbidden) && cl.request.Check != nil)
-	}
-	if cl.ahead && (res.outcome != ok || !younger(res.exchange.Session, cl.presented, now)) {
-		c.paused.add(k.credential, res.err, now)
-	}
-	cl.exchange, cl.err = res.exchange, res.err
-	close(cl.done)
-}
-
-// keep keeps an exchange for the request that it answered, and one that grants a permission for its own JWT. The caller
-// holds mu.
-func (c *Client) keep(k key, e *Exchange, since time.Time) {
-	owners := [2]digest{k.credential, c.owner(k, e.Session)}
-	c.kept.put(k, e, since, owners)
-	if k.check != (AuthorizationCheck{}) {
-		c.kept.put(key{c.digest("jwt", e.JWT), k.question}, e, since, owners)
-	}
-}
-
-// forget drops what was kept for the owner, by which it was good for an older rule but is now known to be bad, and sees to it
-// that no call under way brings it back: its answer may be from before. If onlyThis, other questions are left alone. The
-// caller holds mu.
-func (c *Client) forget(owner digest, q question, onlyThis bool) {
-	c.kept.dropOwned(owner, func(k key) bool { return !onlyThis || k.question == q })
-	for k, cl := range c.calls {
-		if cl.owner == owner && (!onlyThis || k.question == q) {
-			cl.overtaken = true
-		}
-	}
-}
-
-// Wait returns when no call is under way. Each ends within Timeout, but new ones must have ceased to come.
+// Wait returns when no call is under way or waits for its turn. Each ends within Timeout, after a wait of Timeout at most, but new
+// ones must have ceased to come.
 func (c *Client) Wait() {
 	for {
 		cl := c.anyCall()
@@ -433,6 +329,14 @@ func (c *Client) Wait() {
 		}
 		<-cl.done
 	}
+}
+
+// Forget drops the kept exchanges, to give their memory back; requests that they would have answered cost calls. What is remembered
+// of the API's no is small, soon over, and keeps calls from it, so that stays.
+func (c *Client) Forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kept = newKept(c.cfg.KeptExchanges, c.cfg.Clock)
 }
 
 func (c *Client) anyCall() *call {
@@ -446,37 +350,46 @@ func (c *Client) anyCall() *call {
 
 // Status is what the client is doing and how the API has been.
 type Status struct {
-	// InFlight is the number of calls under way, Kept that of the kept exchanges.
-	InFlight, Kept int
+	// InFlight is the number of calls under way, Queued that of those that wait for one of them to end, Kept that of the kept
+	// exchanges.
+	InFlight int `json:"in_flight"`
+	Queued   int `json:"queued"`
+	Kept     int `json:"kept"`
+	// Breaker says whether calls are made: closed (they are), open (too many have failed) or half_open (the probe is). TokenBreaker
+	// says it of opaque tokens that the API has not just said yes to.
+	Breaker      string `json:"breaker"`
+	TokenBreaker string `json:"token_breaker"`
+	// HeldBackUntil is when the API said to come back, TokensHeldBackUntil for the tokens of TokenBreaker. Zero: never. HeldBackUsers is
+	// how many users (tokens, where theirs is not known) it said a later time to, which is not held against the others.
+	HeldBackUntil       time.Time `json:"held_back_until,omitzero"`
+	TokensHeldBackUntil time.Time `json:"tokens_held_back_until,omitzero"`
+	HeldBackUsers       int       `json:"held_back_users"`
 	// LastError is why the last call that could not ask, or was answered wrongly, failed. Empty: none has.
-	LastError   string
-	LastErrorAt time.Time
+	LastError   string    `json:"last_error,omitempty"`
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
 	// LastOKAt is when the API last answered, be it with a no.
-	LastOKAt time.Time
+	LastOKAt time.Time `json:"last_ok_at,omitzero"`
 }
 
 // Status returns the present state.
 func (c *Client) Status() Status {
 	s := c.condition.status()
+	now := time.Now()
+	var users, tokens int
+	s.Breaker, s.HeldBackUntil, users = c.known.status(now)
+	s.TokenBreaker, s.TokensHeldBackUntil, tokens = c.unknown.status(now)
+	s.HeldBackUsers = users + tokens
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.InFlight, s.Kept = len(c.calls), c.kept.len()
+	s.InFlight, s.Queued, s.Kept = c.limits.calls, c.limits.queue.Len(), c.kept.len()
 	return s
 }
 
-// alertPanic logs a panic's stack. Its value is shown only where the runtime made it: any other could quote a
-// credential.
-func (c *Client) alertPanic(v any) {
-	if !c.condition.alert(panicked, time.Now()) {
-		return
+// callerLeft says that the API was too slow for a caller, unless some of the time went by in our own queue.
+func (c *Client) callerLeft(ctx context.Context, cl *call) error {
+	cause := ErrOutage
+	if cl.queued {
+		cause = ErrUnavailable
 	}
-	text := fmt.Sprintf("%T", v)
-	if err, ok := v.(runtime.Error); ok {
-		text = err.Error()
-	}
-	c.cfg.Logger.Error("session API call panicked", "panic", text, "stack", string(debug.Stack()))
-}
-
-func callerLeft(ctx context.Context) error {
-	return fmt.Errorf("%w: caller's deadline: %w", ErrOutage, context.Cause(ctx))
+	return c.blameless(cl, fmt.Errorf("%w: caller's deadline: %w", cause, context.Cause(ctx)))
 }

@@ -129,7 +129,7 @@ func newBench(t testing.TB, transport http.RoundTripper, change ...func(*session
 	t.Helper()
 	b := &bench{t: t, log: &safeBuffer{}, registry: prometheus.NewRegistry()}
 	cfg := sessionapi.Config{
-		Product: session.Consumer, ProjectID: projectID, Secret: secret, BaseURL: "https://api.test",
+		Product: session.Consumer, ProjectID: projectID, Secret: session.Secret(secret), BaseURL: "https://api.test",
 		Transport: api(func(r *http.Request) (*http.Response, error) {
 			b.calls.Add(1)
 			return transport.RoundTrip(r)
@@ -245,7 +245,7 @@ func (s *safeBuffer) String() string {
 
 func TestNewRefuses(t *testing.T) {
 	good := sessionapi.Config{
-		Product: session.B2B, ProjectID: projectID, Secret: secret, BaseURL: "https://api.test",
+		Product: session.B2B, ProjectID: projectID, Secret: session.Secret(secret), BaseURL: "https://api.test",
 		Verify: verify, Timeout: timeout, MaxCalls: 1,
 	}
 	if _, err := sessionapi.New(good); err != nil {
@@ -254,11 +254,12 @@ func TestNewRefuses(t *testing.T) {
 	for name, spoil := range map[string]func(*sessionapi.Config){
 		"an unknown product":           func(c *sessionapi.Config) { c.Product = "enterprise" },
 		"no project id":                func(c *sessionapi.Config) { c.ProjectID = "" },
-		"no secret":                    func(c *sessionapi.Config) { c.Secret = "" },
+		"no secret":                    func(c *sessionapi.Config) { c.Secret = session.Secret("") },
 		"no verifier":                  func(c *sessionapi.Config) { c.Verify = nil },
 		"no timeout":                   func(c *sessionapi.Config) { c.Timeout = 0 },
 		"no calls":                     func(c *sessionapi.Config) { c.MaxCalls = 0 },
 		"fewer than no calls a second": func(c *sessionapi.Config) { c.CallsPerSecond = -1 },
+		"a queue of fewer than none":   func(c *sessionapi.Config) { c.MaxQueued = -1 },
 		"fewer than no exchanges":      func(c *sessionapi.Config) { c.KeptExchanges = -1 },
 		"no base URL":                  func(c *sessionapi.Config) { c.BaseURL = "" },
 		"a base URL without a host":    func(c *sessionapi.Config) { c.BaseURL = "https:///x" },
@@ -336,7 +337,7 @@ func TestStatusTellsWhatHappened(t *testing.T) {
 	answer := respond(200, yes("session-1", "user-1"))
 	b := newBench(t, api(func(*http.Request) (*http.Response, error) { return answer, nil }))
 	defer b.done()
-	if s := b.Status(); s != (sessionapi.Status{}) {
+	if s := b.Status(); s != (sessionapi.Status{Breaker: "closed", TokenBreaker: "closed"}) {
 		t.Errorf("before the first call: %+v", s)
 	}
 	if _, err := b.ask(jwtRequest); err != nil {

@@ -23,7 +23,7 @@ func TestEqualRequestsShareOneCall(t *testing.T) {
 		defer b.done()
 		many := func() {
 			var wg sync.WaitGroup
-			for range 100 {
+			for range 1000 {
 				wg.Go(func() {
 					if _, err := b.ask(jwtRequest); err != nil {
 						t.Error(err)
@@ -38,8 +38,8 @@ func TestEqualRequestsShareOneCall(t *testing.T) {
 		time.Sleep(time.Minute)
 		many()
 		b.wantCalls(1)
-		if joined, reused := b.metric("joined_total"), b.metric("reused_total"); joined != 99 || reused != 100 {
-			t.Errorf("%v joined and %v reused, want 99 and 100", joined, reused)
+		if joined, reused := b.metric("joined_total"), b.metric("reused_total"); joined != 999 || reused != 1000 {
+			t.Errorf("%v joined and %v reused, want 999 and 1000", joined, reused)
 		}
 	})
 }
@@ -208,7 +208,7 @@ func TestExchangeTooOldForOneRuleStillServesAnother(t *testing.T) {
 		defer b.done()
 		b.ask(jwtRequest)
 		time.Sleep(time.Minute)
-		answer = 503
+		answer = 500
 		_, err := b.askWithin(t.Context(), jwtRequest, time.Second)
 		wantError(t, err, sessionapi.ErrUnavailable)
 		if _, err := b.ask(jwtRequest); err != nil {
@@ -227,7 +227,7 @@ func TestNoDropsWhatWasKept(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				script := []string{"200 " + yes("session-1", "user-1"), answer, "503 {}"}
+				script := []string{"200 " + yes("session-1", "user-1"), answer, "500 {}"}
 				b := newBench(t, api(func(*http.Request) (*http.Response, error) {
 					var status int
 					fmt.Sscan(script[0], &status)

@@ -12,10 +12,10 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
+	"authz-sidecar/internal/retryafter"
 	"authz-sidecar/internal/session"
 )
 
@@ -24,9 +24,6 @@ const (
 	maxAnswer = 1 << 20
 	// maxJWT is the verifier's own limit: a longer one could never be used.
 	maxJWT = 8 << 10
-	// minRetryAfter and maxRetryAfter bound what a 429 may ask for: never nothing, never an outage of our own making.
-	minRetryAfter = time.Second
-	maxRetryAfter = 300 * time.Second
 )
 
 // body is that of an authenticate request. Custom claims are never sent.
@@ -42,8 +39,8 @@ type body struct {
 // type must fit the status. The verdict is proved by nothing, so authorized reads it by itself.
 type answer struct {
 	status     int
-	text       []byte // the body; nil if it is not the vendor's
-	retryAfter time.Duration
+	text       []byte        // the body; nil if it is not the vendor's
+	retryAfter time.Duration // of a 429, and of a 503 that has it; else 0
 
 	StatusCode int    `json:"status_code"`
 	RequestID  string `json:"request_id"`
@@ -59,7 +56,7 @@ type answer struct {
 
 // post sends the question and reads the answer. It uses the transport itself: there is no client that could follow a
 // redirect and show the secret to its target.
-func (c *Client) post(ctx context.Context, r Request) (*answer, error) {
+func (c *Client) post(ctx context.Context, r Request, secret session.Secret) (*answer, error) {
 	text, err := json.Marshal(body{r.Token, r.JWT, r.Check, r.DurationMinutes})
 	if err != nil {
 		return nil, errors.New("the request cannot be written")
@@ -68,16 +65,18 @@ func (c *Client) post(ctx context.Context, r Request) (*answer, error) {
 	if err != nil {
 		return nil, errors.New("the request cannot be made")
 	}
-	req.SetBasicAuth(c.cfg.ProjectID, c.cfg.Secret.Reveal())
+	req.SetBasicAuth(c.cfg.ProjectID, secret.Reveal())
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "authz-sidecar")
 
+	asked := time.Now()
 	resp, err := c.cfg.Transport.RoundTrip(req)
 	if err != nil {
 		return nil, describe(ctx, err)
 	}
 	defer resp.Body.Close()
+	c.hear(resp, asked)
 	text, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return nil, describe(ctx, err)
@@ -86,8 +85,17 @@ func (c *Client) post(ctx context.Context, r Request) (*answer, error) {
 		return nil, fmt.Errorf("status %d with more than %d bytes", resp.StatusCode, maxAnswer)
 	}
 	a := read(resp.StatusCode, text)
-	a.retryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+	if header := resp.Header.Get("Retry-After"); a.status == 429 || a.status == 503 && header != "" {
+		a.retryAfter = retryafter.Parse(header, c.cfg.Clock.Service(time.Now()))
+	}
 	return a, nil
+}
+
+// hear has the clock take in when an answer was written, if nobody on the way could have written another time.
+func (c *Client) hear(resp *http.Response, asked time.Time) {
+	if c.local || resp.TLS != nil && len(resp.TLS.VerifiedChains) > 0 {
+		c.cfg.Clock.Heard(resp.Header.Get("Date"), asked, time.Now())
+	}
 }
 
 // read parses a body. What is not the vendor's answer, or contradicts the status that it came with, has no fields: then
@@ -153,54 +161,57 @@ func (a *answer) String() string {
 	return text
 }
 
+// noAnswer says why there was no answer.
+type noAnswer struct {
+	text       string
+	connection bool // it broke, or could not be made; not for want of time
+}
+
+func (e *noAnswer) Error() string { return e.text }
+
 // describe says why there was no answer. Errors of net/http may quote what the server sent, and a server may send back
 // what it got, so only those that the network or TLS made are shown.
 func describe(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return errors.New("no answer within the time limit")
+	timed, is := errors.AsType[net.Error](err)
+	late := is && timed.Timeout()
+	if op, ok := errors.AsType[*net.OpError](err); ok && ctx.Err() == nil {
+		return &noAnswer{op.Error(), !late}
 	}
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		return errors.New(op.Error())
+	if late || ctx.Err() != nil {
+		return &noAnswer{text: "no answer within the time limit"}
 	}
 	if bad, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return errors.New(bad.Error())
+		return &noAnswer{text: bad.Error()}
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("connection closed before the answer ended")
+		return &noAnswer{"connection closed before the answer ended", true}
 	}
-	return errors.New("no valid HTTP answer")
+	// GOAWAY and RST_STREAM, whose types net/http keeps to itself.
+	if text := err.Error(); strings.HasPrefix(text, "http2: ") || strings.HasPrefix(text, "stream error: ") {
+		return &noAnswer{"HTTP/2 connection or stream closed before the answer ended", true}
+	}
+	return &noAnswer{text: "no valid HTTP answer"}
 }
 
-// retryAfter reads the header (RFC 9110, 10.2.3: seconds or a date) within bounds; absent or unreadable is the least.
-func retryAfter(value string, now time.Time) time.Duration {
-	var after time.Duration
-	if at, err := http.ParseTime(value); err == nil {
-		after = at.Sub(now)
-	} else if n, err := strconv.ParseUint(value, 10, 32); err == nil {
-		after = time.Duration(n) * time.Second
-	}
-	return min(max(after, minRetryAfter), maxRetryAfter)
-}
-
-// endpoint checks the base URL, since the secret goes there, and adds the product's path.
-func endpoint(base string, product session.Product) (string, error) {
+// endpoint checks the base URL, since the secret goes there, and adds the product's path. It says whether that is on this machine.
+func endpoint(base string, product session.Product) (_ string, local bool, _ error) {
 	paths := map[session.Product]string{
 		session.Consumer: "/v1/sessions/authenticate",
 		session.B2B:      "/v1/b2b/sessions/authenticate",
 	}
 	path, ok := paths[product]
 	if !ok {
-		return "", fmt.Errorf("unknown product %q", product)
+		return "", false, fmt.Errorf("unknown product %q", product)
 	}
 	u, err := url.Parse(base)
 	// The text is not shown where it cannot be taken apart: it may hold a password.
 	if err != nil || u.User != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return "", errors.New("the base URL is not a plain https://host[:port][/path]")
+		return "", false, errors.New("the base URL is not a plain https://host[:port][/path]")
 	}
 	if u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())) {
-		return "", fmt.Errorf("base URL %q is neither https nor http on loopback", base)
+		return "", false, fmt.Errorf("base URL %q is neither https nor http on loopback", base)
 	}
-	return strings.TrimRight(base, "/") + path, nil
+	return strings.TrimRight(base, "/") + path, loopback(u.Hostname()), nil
 }
 
 func loopback(host string) bool {
