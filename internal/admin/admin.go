@@ -1,4 +1,5 @@
-// Package admin takes orders from the operator: what is revoked, POST /v1/revocations.
+// Package admin takes orders from the operator: what is revoked, POST /v1/revocations. And it tells him how the sidecar is:
+// GET /v1/status.
 //
 // Who may give orders can log everybody out, so they are taken on loopback alone, and from those alone who show the token. A
 // browser on the same machine is kept out even if a page in it knew the token: a request with an Origin, or whose Host is not
@@ -12,6 +13,8 @@
 // session issued_before may say (RFC 3339) before when a JWT must have been issued to be revoked; that is now unless given. Where
 // there are several projects, project is the name or the vendor's id of one. 201 says what is revoked and until when that is
 // remembered; every other answer is {"error": {"field": …, "message": …}}, field only where one is at fault.
+//
+// Token, projects and leeway can be replaced while it runs (Reconfigure). Each request is answered by those that it began with.
 package admin
 
 import (
@@ -27,8 +30,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -50,6 +55,8 @@ type Config struct {
 	Denylist *revocation.Denylist
 	// Leeway is how far ahead of now an issued_before may lie, as by a caller's clock. Default 0.
 	Leeway time.Duration
+	// Status is what GET /v1/status tells, as JSON. Default: there is no such path.
+	Status func() any
 	// Logger gets a line for each order. Default: none.
 	Logger *slog.Logger
 	// Registerer gets the metrics. Default: none.
@@ -65,13 +72,30 @@ type Project struct {
 
 // Server takes orders over HTTP. It is an http.Handler.
 type Server struct {
-	token     [sha256.Size]byte // hashed, so that comparing it takes the same time whatever its length
-	projects  []Project
+	current   atomic.Pointer[office]
 	denylist  *revocation.Denylist
-	leeway    time.Duration
+	status    func() any
+	draining  atomic.Bool
 	logger    *slog.Logger
 	strangers rate.Sometimes // bounds the log lines about callers that were not let in
 	requests  *prometheus.CounterVec
+}
+
+// office is what orders are judged by. It never changes.
+type office struct {
+	token    [sha256.Size]byte // hashed, so that comparing it takes the same time whatever its length
+	projects []Project
+	leeway   time.Duration
+}
+
+func newOffice(cfg Config) (*office, error) {
+	switch {
+	case cfg.Token == "":
+		return nil, errors.New("admin: no token")
+	case cfg.Leeway < 0:
+		return nil, errors.New("admin: leeway is negative")
+	}
+	return &office{sha256.Sum256([]byte(cfg.Token.Reveal())), slices.Clone(cfg.Projects), cfg.Leeway}, nil
 }
 
 // strangerInterval is between two log lines about callers that were not let in: enough to find them by, too few to fill a disk.
@@ -79,30 +103,43 @@ const strangerInterval = 10 * time.Second
 
 // New makes a Server, or says what is wrong with the configuration.
 func New(cfg Config) (*Server, error) {
+	by, err := newOffice(cfg)
 	switch {
-	case cfg.Token == "":
-		return nil, errors.New("admin: no token")
+	case err != nil:
+		return nil, err
 	case cfg.Denylist == nil:
 		return nil, errors.New("admin: no denylist")
-	case cfg.Leeway < 0:
-		return nil, errors.New("admin: leeway is negative")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{
-		token:     sha256.Sum256([]byte(cfg.Token.Reveal())),
-		projects:  cfg.Projects,
+	s := &Server{
 		denylist:  cfg.Denylist,
-		leeway:    cfg.Leeway,
+		status:    cfg.Status,
 		logger:    cfg.Logger,
 		strangers: rate.Sometimes{First: 1, Interval: strangerInterval},
 		requests: promauto.With(cfg.Registerer).NewCounterVec(prometheus.CounterOpts{
 			Name: "authz_admin_requests_total",
-			Help: "Requests to the admin listener, by the HTTP status code of the answer: 201 a revocation, 401 a missing or wrong token.",
+			Help: "Requests to the admin listener, by the HTTP status code of the answer: 200 the status, 201 a revocation, " +
+				"401 a missing or wrong token.",
 		}, []string{"code"}),
-	}, nil
+	}
+	s.current.Store(by)
+	return s, nil
 }
+
+// Reconfigure sets Token, Projects and Leeway anew, with what New demands of them: else all stays as it is. The rest of cfg is not looked
+// at.
+func (s *Server) Reconfigure(cfg Config) error {
+	by, err := newOffice(cfg)
+	if err == nil {
+		s.current.Store(by)
+	}
+	return err
+}
+
+// Drain has orders refused from now on: the process is about to end, and would forget them.
+func (s *Server) Drain() { s.draining.Store(true) }
 
 // Whoever reaches the listener can hold little: an order is some hundred bytes, sent at once.
 const (
@@ -150,7 +187,8 @@ func refuse(code int, format string, args ...any) *refusal {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	refused := s.admit(w.Header(), r)
+	by := s.current.Load()
+	refused := s.admit(by, w.Header(), r)
 	if refused != nil {
 		s.strangers.Do(func() {
 			s.logger.Warn("admin: not let in", "remote", r.RemoteAddr, "code", refused.code, "why", refused.Message)
@@ -158,7 +196,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.answer(w, refused.code, map[string]any{"error": refused})
 		return
 	}
-	done, refused := s.carryOut(w, r)
+	if r.URL.Path == statusPath {
+		s.tell(w)
+		return
+	}
+	done, refused := s.carryOut(by, w, r)
 	if refused != nil {
 		s.logger.Warn("admin: revocation refused", "remote", r.RemoteAddr, "code", refused.code,
 			"field", refused.Field, "why", refused.Message)
@@ -168,30 +210,53 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, http.StatusCreated, done)
 }
 
+// tell answers how the sidecar is, for people to read as it stands.
+func (s *Server) tell(w http.ResponseWriter) {
+	body, err := json.MarshalIndent(s.status(), "", "  ")
+	if err != nil {
+		s.logger.Error("admin: the status is not JSON", "error", err)
+		s.answer(w, http.StatusInternalServerError, map[string]any{"error": refuse(0, "the status cannot be told: see the log")})
+		return
+	}
+	s.send(w, http.StatusOK, append(body, '\n'))
+}
+
 func (s *Server) answer(w http.ResponseWriter, code int, body map[string]any) {
+	data, _ := json.Marshal(body) // of texts and times
+	s.send(w, code, append(data, '\n'))
+}
+
+func (s *Server) send(w http.ResponseWriter, code int, body []byte) {
 	s.requests.WithLabelValues(strconv.Itoa(code)).Inc()
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(body) // the caller may have left
+	_, _ = w.Write(body) // the caller may have left
 }
 
-const path = "/v1/revocations"
+const (
+	revocationsPath = "/v1/revocations"
+	statusPath      = "/v1/status"
+)
 
-// admit lets in who comes from this machine, to the one place that there is, and shows the token.
-func (s *Server) admit(header http.Header, r *http.Request) *refusal {
+// admit lets in who comes from this machine, to one of the places that there are, and shows the token.
+func (s *Server) admit(by *office, header http.Header, r *http.Request) *refusal {
+	method := http.MethodPost
+	if r.URL.Path == statusPath {
+		method = http.MethodGet
+	}
 	switch {
 	case !isLoopback(r.Host):
 		return refuse(http.StatusMisdirectedRequest, "the host is not loopback: call 127.0.0.1 or localhost")
 	case len(r.Header.Values("Origin")) > 0:
 		return refuse(http.StatusForbidden, "browsers are not let in: send no Origin")
-	case r.URL.Path != path:
-		return refuse(http.StatusNotFound, "there is nothing here: POST %s", path)
-	case r.Method != http.MethodPost:
-		header.Set("Allow", http.MethodPost)
-		return refuse(http.StatusMethodNotAllowed, "the method is not POST")
-	case !s.isToken(r.Header.Values("Authorization")):
+	case r.URL.Path != revocationsPath && (r.URL.Path != statusPath || s.status == nil):
+		return refuse(http.StatusNotFound, "there is nothing here: POST %s", revocationsPath)
+	case r.Method != method:
+		header.Set("Allow", method)
+		return refuse(http.StatusMethodNotAllowed, "the method is not %s", method)
+	case !by.isToken(r.Header.Values("Authorization")):
 		header.Set("WWW-Authenticate", "Bearer")
 		return refuse(http.StatusUnauthorized, "the bearer token is missing or wrong")
 	}
@@ -208,17 +273,20 @@ func isLoopback(host string) bool {
 	return strings.EqualFold(name, "localhost") || err == nil && address.IsLoopback()
 }
 
-func (s *Server) isToken(authorization []string) bool {
+func (by *office) isToken(authorization []string) bool {
 	if len(authorization) != 1 {
 		return false
 	}
 	scheme, token, _ := strings.Cut(authorization[0], " ")
 	presented := sha256.Sum256([]byte(token))
-	return hmac.Equal(presented[:], s.token[:]) && strings.EqualFold(scheme, "Bearer")
+	return hmac.Equal(presented[:], by.token[:]) && strings.EqualFold(scheme, "Bearer")
 }
 
 // carryOut does what the body of a request says.
-func (s *Server) carryOut(w http.ResponseWriter, r *http.Request) (map[string]any, *refusal) {
+func (s *Server) carryOut(by *office, w http.ResponseWriter, r *http.Request) (map[string]any, *refusal) {
+	if s.draining.Load() {
+		return nil, refuse(http.StatusServiceUnavailable, "this process is about to end, and would forget it: tell the one that follows")
+	}
 	if !isJSON(r.Header) {
 		return nil, refuse(http.StatusUnsupportedMediaType, "the body is not said to be JSON: send Content-Type: application/json")
 	}
@@ -233,14 +301,14 @@ func (s *Server) carryOut(w http.ResponseWriter, r *http.Request) (map[string]an
 		return nil, refuse(http.StatusBadRequest, "the body could not be read to its end")
 	}
 	now := time.Now()
-	o, refused := s.readOrder(body, now)
+	o, refused := by.readOrder(body, now)
 	if refused != nil {
 		return nil, refused
 	}
 	until := s.denylist.Revoke(o.revocation, now)
 	line := []any{"remote", r.RemoteAddr, "project", o.project.Name, "kind", o.target.kind, "id", o.id, "remembered_until", until}
-	if before := o.revocation.IssuedBefore; !before.IsZero() {
-		line = append(line, "issued_before", before)
+	if !o.before.IsZero() {
+		line = append(line, "issued_before", o.before)
 	}
 	s.logger.Info("admin: revoked", line...)
 	return o.answer(now, until), nil

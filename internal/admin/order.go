@@ -21,6 +21,8 @@ type order struct {
 	target     target
 	id         string // empty for all
 	revocation revocation.Revocation
+	// before is what is told of IssuedBefore; zero for a session.
+	before time.Time
 }
 
 // target is one kind of what can be revoked.
@@ -73,13 +75,13 @@ func at(field, format string, args ...any) *refusal {
 }
 
 // readOrder understands a body, or says what to mend.
-func (s *Server) readOrder(body []byte, now time.Time) (*order, *refusal) {
+func (by *office) readOrder(body []byte, now time.Time) (*order, *refusal) {
 	given, refused := readFields(body)
 	if refused != nil {
 		return nil, refused
 	}
 	o := &order{}
-	if o.project, refused = s.project(given); refused != nil {
+	if o.project, refused = by.project(given); refused != nil {
 		return nil, refused
 	}
 	if o.target, refused = findTarget(given); refused != nil {
@@ -90,7 +92,10 @@ func (s *Server) readOrder(body []byte, now time.Time) (*order, *refusal) {
 	}
 	o.revocation.ProjectID = o.project.ID
 	o.target.set(&o.revocation, o.id)
-	o.revocation.IssuedBefore, refused = s.issuedBefore(given, o.target, now)
+	o.revocation.IssuedBefore, refused = by.issuedBefore(given, o.target, now)
+	if o.before = o.revocation.IssuedBefore; o.before.IsZero() && o.target.field != "session_id" {
+		o.before = now
+	}
 	return o, refused
 }
 
@@ -142,14 +147,14 @@ func harmlessName(name string) string {
 	return name
 }
 
-func (s *Server) project(given map[string]string) (Project, *refusal) {
+func (by *office) project(given map[string]string) (Project, *refusal) {
 	wanted, isGiven := given["project"]
-	if !isGiven && len(s.projects) == 1 {
-		return s.projects[0], nil
+	if !isGiven && len(by.projects) == 1 {
+		return by.projects[0], nil
 	}
 	var found []Project
 	var names []string
-	for _, p := range s.projects {
+	for _, p := range by.projects {
 		if names = append(names, p.Name); isGiven && (p.Name == wanted || p.ID == wanted) {
 			found = append(found, p)
 		}
@@ -223,25 +228,23 @@ func quoted(text string) string {
 // Package time takes a little more: 1:00:00, and a comma for the point.
 var rfc3339 = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$`)
 
-// issuedBefore returns now unless another time is given; zero for a session.
-func (s *Server) issuedBefore(given map[string]string, t target, now time.Time) (time.Time, *refusal) {
+// issuedBefore returns the time that is given, zero for now.
+func (by *office) issuedBefore(given map[string]string, t target, now time.Time) (time.Time, *refusal) {
 	const field = "issued_before"
 	text, isGiven := given[field]
 	switch {
 	case t.field == "session_id" && isGiven:
 		return time.Time{}, at(field, "a session ends as a whole: leave it out")
-	case t.field == "session_id":
-		return time.Time{}, nil
 	case !isGiven:
-		return now, nil
+		return time.Time{}, nil
 	}
 	moment, err := time.Parse(time.RFC3339, text)
 	if err != nil || !rfc3339.MatchString(text) || moment.IsZero() { // which a Denylist would take for now
 		return time.Time{}, at(field, "not a time: write it as 2026-01-31T12:00:00Z, or leave it out for now")
 	}
-	if ahead := moment.Sub(now); ahead > s.leeway {
+	if ahead := moment.Sub(now); ahead > by.leeway {
 		return time.Time{}, at(field, "%s is %v ahead of now, more than the leeway of %v: leave it out for now",
-			moment.UTC().Format(time.RFC3339), ahead.Round(time.Second), s.leeway)
+			moment.UTC().Format(time.RFC3339), ahead.Round(time.Second), by.leeway)
 	}
 	return moment, nil
 }
@@ -254,9 +257,9 @@ func (o *order) answer(now, until time.Time) map[string]any {
 	if o.target.prefixes == nil {
 		body[o.target.field] = true
 	}
-	if before := o.revocation.IssuedBefore; !before.IsZero() {
-		body["issued_before"] = before.UTC()
-		if before.Before(now.Add(-until.Sub(now))) {
+	if !o.before.IsZero() {
+		body["issued_before"] = o.before.UTC()
+		if o.before.Before(now.Add(-until.Sub(now))) {
 			body["warning"] = "this concerns no JWT that could still pass: all that were issued before have expired"
 		}
 	}
