@@ -41,6 +41,7 @@ type config struct {
 	Projects []struct {
 		SecretFile string `json:"secret_file"`
 	}
+	StateDir string `json:"state_dir"`
 }
 
 // secretFiles are the files that the configuration names.

@@ -122,6 +122,42 @@ func TestEveryFileThatTheConfigurationNamesIsMountedReadOnly(t *testing.T) {
 	})
 }
 
+// The last good key sets outlive the container, and nothing else is writable but where the socket is. Only the sidecar writes there: what
+// another could put in their place would be its keys.
+func TestTheStateIsOnAVolumeOfTheSidecarsOwn(t *testing.T) {
+	every(t, func(t *testing.T, b *built) {
+		mount := mountAt(b.sidecar, b.config.StateDir)
+		if mount == nil || mount.ReadOnly || mount.SubPath != "" {
+			t.Fatalf("state_dir %q is on no writable mount", b.config.StateDir)
+		}
+		v := volume(b.pod, mount.Name)
+		if v == nil || v.EmptyDir == nil || v.EmptyDir.Medium != corev1.StorageMediumDefault || v.EmptyDir.SizeLimit.String() != "16Mi" {
+			t.Errorf("its volume is not 16Mi of an emptyDir: %+v", v)
+		}
+		for _, other := range slices.Concat(b.pod.InitContainers, b.pod.Containers) {
+			if other.Name != b.sidecar.Name && slices.ContainsFunc(other.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == mount.Name }) {
+				t.Errorf("%s has it too", other.Name)
+			}
+		}
+	})
+}
+
+func TestThePodWaitsUntilTheSidecarHasDrained(t *testing.T) {
+	const drained = 11 // the pause, and the most that accepted Checks may take: see drain in cmd/authz-sidecar
+	every(t, func(t *testing.T, b *built) {
+		grace := int64(corev1.DefaultTerminationGracePeriodSeconds)
+		if given := b.pod.TerminationGracePeriodSeconds; given != nil {
+			grace = *given
+		}
+		if hook := b.sidecar.Lifecycle; hook != nil {
+			grace -= hook.PreStop.Sleep.Seconds
+		}
+		if grace < drained+5 {
+			t.Errorf("%d s are left of the grace period, draining takes up to %d s", grace, drained)
+		}
+	})
+}
+
 // A generated name ends in a hash of the content: a changed configuration is a changed pod template, which rolls.
 func TestAChangedConfigurationRollsThePods(t *testing.T) {
 	every(t, func(t *testing.T, b *built) {

@@ -48,6 +48,9 @@ func TestTheManifestsArgumentsStartTheBinary(t *testing.T) {
 				t.Fatal(err)
 			}
 			moved = append(moved, m.MountPath+"/", dir+"/")
+			if m.MountPath == b.config.StateDir {
+				moved = append(moved, "state_dir: "+m.MountPath, "state_dir: "+dir)
+			}
 		}
 		healthAddress := freeAddress(t)
 		moved = append(moved, b.config.Listen.Health, healthAddress)

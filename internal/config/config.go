@@ -1,8 +1,10 @@
 // Package config reads the configuration file.
 //
 // What it keeps true: a *Config is complete and consistent, every default filled in and every file that it names read,
-// and it never changes; a file with anything wrong in it yields no Config but an *Error with all findings at once, each
-// with its place, what is wrong and what to do; the text of a secret is in none of them.
+// and it never changes, but for a Secret; a file with anything wrong in it yields no Config but an *Error with all findings at once,
+// each with its place, what is wrong and what to do; the text of a secret is in none of them. Two that are loaded one after the other
+// can be told apart: what must be read anew (Files), which projects differ (Fingerprint), and what a running sidecar cannot take up
+// (NeedsRestart).
 //
 // How: the YAML becomes a tree with positions (document), the tree becomes the proto message of
 // proto/authz/config/v1 (decode; strict: field names as in the proto, no duplicate keys, no null, no anchors or
@@ -15,11 +17,11 @@
 package config
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
+	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -30,12 +32,9 @@ import (
 	"authz-sidecar/internal/revocation"
 	"authz-sidecar/internal/session"
 	"authz-sidecar/internal/sessionapi"
+	"authz-sidecar/internal/watch"
 	configv1 "authz-sidecar/proto/authz/config/v1"
 )
-
-// maxFileSize bounds the configuration and each certificate file. The largest sensible ones (10,000 rules, a bundle of
-// all public authorities) stay under it.
-const maxFileSize = 1 << 20
 
 // maxRevocations is how many revocations are remembered: some 30 MB, and more than sessions end within the hour that their JWTs may
 // live.
@@ -49,22 +48,27 @@ type Config struct {
 	Gate check.Config
 	// Denylist lacks its Registerer.
 	Denylist revocation.Config
+	// Files are all that were read for it, itself included.
+	Files watch.Files
 }
 
-// Listen says where the sidecar listens.
+// Listen says where the sidecar listens. The tag is the field of the file without which a change of it cannot be taken up while the
+// sidecar runs, empty where it can.
 type Listen struct {
 	// Network is "unix" or "tcp", Address a path or host:port.
-	Network, Address string
+	Network string `restart:"listen.check"`
+	Address string `restart:"listen.check"`
 	// SocketMode is for "unix" only.
-	SocketMode fs.FileMode
-	// TLS is nil where the listener speaks plain text.
-	TLS *tls.Config
+	SocketMode fs.FileMode `restart:"listen.socket_mode"`
+	// TLS is nil where the listener speaks plain text. Which it does needs a restart, what is in it does not.
+	TLS *tls.Config `restart:"listen.tls"`
 	// Health and Admin are host:port, or empty for none.
-	Health, Admin string
+	Health string `restart:"listen.health"`
+	Admin  string `restart:"listen.admin"`
 	// AdminToken is what callers of Admin must show.
-	AdminToken session.Secret
+	AdminToken session.Secret `restart:""`
 	// AllowedUIDs are whose processes may connect to the socket; empty for all that SocketMode lets.
-	AllowedUIDs []uint32
+	AllowedUIDs []uint32 `restart:"listen.allowed_uids"`
 }
 
 // Project is one project of the session service. What one project's parts need of each other (Verifier.Keys,
@@ -76,6 +80,11 @@ type Project struct {
 	API      sessionapi.Config
 	// RBAC is nil where no rule judges permissions locally.
 	RBAC *rbac.Config
+	// Fingerprint is another one whenever anything that the project is configured by differs, but the text of its secret. So a running
+	// project of an equal fingerprint can stay as it is; its Secret gets what this one's has.
+	Fingerprint [sha256.Size]byte
+	// Secret is the source that API and RBAC have.
+	Secret *Secret
 }
 
 // Load reads a configuration file, with the secrets and certificates that it names. What is wrong in it is an *Error.
@@ -87,31 +96,41 @@ func Load(path string) (*Config, error) { return load(path, false) }
 func LoadWithoutFiles(path string) (*Config, error) { return load(path, true) }
 
 func load(path string, withoutFiles bool) (*Config, error) {
-	data, err := readFile(path, maxFileSize)
+	data, sum, err := watch.Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
-	return parse(path, data, withoutFiles)
+	return parse(path, data, watch.Files{path: sum}, withoutFiles)
+}
+
+// FilesOf are those that were read before Load of path failed with err: once one of them changes, it is worth to try again.
+func FilesOf(path string, err error) watch.Files {
+	if invalid, ok := errors.AsType[*Error](err); ok {
+		return invalid.files
+	}
+	return watch.Files{path: {}}
 }
 
 // Parse is Load for a file that has been read already. path is what findings call it, and its folder is where relative
 // file names start.
-func Parse(path string, data []byte) (*Config, error) { return parse(path, data, false) }
+func Parse(path string, data []byte) (*Config, error) {
+	return parse(path, data, watch.Files{path: sha256.Sum256(data)}, false)
+}
 
-func parse(path string, data []byte, withoutFiles bool) (*Config, error) {
+func parse(path string, data []byte, files watch.Files, withoutFiles bool) (*Config, error) {
 	d := newDocument(path)
 	var message configv1.Config
 	if root := d.parse(data); root != nil {
 		d.decode(root, &message)
 	}
 	if d.unreadable {
-		return nil, d.err()
+		return nil, d.err(files)
 	}
 	d.validate(&message)
 	fillDefaults(&message)
-	c := compiler{document: d, folder: filepath.Dir(path), withoutFiles: withoutFiles}
+	c := compiler{document: d, folder: filepath.Dir(path), withoutFiles: withoutFiles, files: files, contents: map[string]content{}}
 	config := c.config(&message)
-	if err := d.err(); err != nil {
+	if err := d.err(files); err != nil {
 		return nil, err
 	}
 	return config, nil
@@ -125,6 +144,15 @@ type compiler struct {
 	folder string
 	// withoutFiles says that no file or environment variable that the configuration names is to be read.
 	withoutFiles bool
+	// files and contents are of what has been read. A file is read once, whoever names it, so that it says one thing.
+	files    watch.Files
+	contents map[string]content
+}
+
+// content is what reading a file came to.
+type content struct {
+	data []byte
+	err  error
 }
 
 func (c *compiler) config(m *configv1.Config) *Config {
@@ -147,8 +175,10 @@ func (c *compiler) config(m *configv1.Config) *Config {
 			Leeway:    m.GetVerification().GetIssueLeeway().AsDuration(),
 			Capacity:  maxRevocations,
 		},
+		Files: c.files,
 	}
 	rules := c.rules(m, config.Projects)
+	c.fingerprint(m, config.Projects)
 	var err error
 	config.Gate.Rules, err = policy.Compile(rules)
 	c.ruleErrors(err)
@@ -170,20 +200,12 @@ func retention(m *configv1.Config) time.Duration {
 	return v.GetMaxLifetime().AsDuration() + v.GetExpiryLeeway().AsDuration() + v.GetIssueLeeway().AsDuration() + grace
 }
 
-// readFile reads a whole file of at most limit bytes. Its errors do not name the file, because a secret may have been
-// written where a file name belongs.
-func readFile(path string, limit int64) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, withoutPath(err)
+// readFile reads a whole file. Its errors do not name the file, because a secret may have been written where a file name belongs.
+func (c *compiler) readFile(path string) ([]byte, error) {
+	read, ok := c.contents[path]
+	if !ok {
+		read.data, c.files[path], read.err = watch.Read(path)
+		c.contents[path] = read
 	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, limit+1))
-	if err != nil {
-		return nil, withoutPath(err)
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("larger than %d bytes", limit)
-	}
-	return data, nil
+	return read.data, read.err
 }

@@ -99,6 +99,7 @@ func TestTheSmallestConfigHasEveryDefault(t *testing.T) {
 			Name: smallestID,
 			Keys: jwkscache.Config{
 				URL:             "https://api.stytch.com/v1/sessions/jwks/" + smallestID,
+				ProjectID:       smallestID,
 				RefreshInterval: 10 * time.Minute, MinRefreshInterval: time.Minute, MaxRefreshInterval: time.Hour,
 				FetchTimeout: 5 * time.Second, MaxStale: 24 * time.Hour,
 				UnknownKeyWait: 100 * time.Millisecond, UnknownKeyInterval: 5 * time.Second,
@@ -109,8 +110,8 @@ func TestTheSmallestConfigHasEveryDefault(t *testing.T) {
 				ExpiryLeeway: 0, IssueLeeway: 5 * time.Second, MaxLifetime: time.Hour, CacheBytes: 32 << 20,
 			},
 			API: sessionapi.Config{
-				Product: session.Consumer, ProjectID: smallestID, Secret: fileSecret, BaseURL: "https://api.stytch.com",
-				Timeout: 2 * time.Second, MaxCalls: 256, CallsPerSecond: 500, KeptExchanges: 10000,
+				Product: session.Consumer, ProjectID: smallestID, Secret: session.Secret(fileSecret), BaseURL: "https://api.stytch.com",
+				Timeout: 2 * time.Second, MaxCalls: 256, MaxQueued: 256, CallsPerSecond: 500, KeptExchanges: 10000,
 			},
 		}},
 		Gate: check.Config{
@@ -136,7 +137,8 @@ func TestTheSmallestConfigHasEveryDefault(t *testing.T) {
 func TestEveryFieldReachesTheConfig(t *testing.T) {
 	t.Setenv("AUTHZ_TEST_SECRET", envSecret)
 	const id = "project-test-c60c0abe-c25a-4472-a9ed-320c6667d317"
-	c := mustLoad(t, folder(t), testdata(t, "good/full.yaml"))
+	dir := folder(t)
+	c := mustLoad(t, dir, testdata(t, "good/full.yaml"))
 	if c.Listen.TLS == nil {
 		t.Error("no TLS")
 	}
@@ -147,6 +149,8 @@ func TestEveryFieldReachesTheConfig(t *testing.T) {
 			Name: "shop",
 			Keys: jwkscache.Config{
 				URL:             "https://keys.example.com/set/",
+				ProjectID:       id,
+				File:            filepath.Join(dir, id+".key-set.json"),
 				RefreshInterval: 20 * time.Minute, MinRefreshInterval: 2 * time.Minute, MaxRefreshInterval: 2 * time.Hour,
 				FetchTimeout: 4 * time.Second, MaxStale: 12 * time.Hour,
 				UnknownKeyWait: 1, UnknownKeyInterval: 6 * time.Second,
@@ -156,8 +160,8 @@ func TestEveryFieldReachesTheConfig(t *testing.T) {
 				ExpiryLeeway: time.Second, MaxLifetime: 10 * time.Minute, CacheBytes: 1e6,
 			},
 			API: sessionapi.Config{
-				Product: session.B2B, ProjectID: id, Secret: envSecret, BaseURL: "http://127.0.0.1:8080/api",
-				Timeout: 1500 * time.Millisecond, MaxCalls: 10, CallsPerSecond: 20,
+				Product: session.B2B, ProjectID: id, Secret: session.Secret(envSecret), BaseURL: "http://127.0.0.1:8080/api",
+				Timeout: 1500 * time.Millisecond, MaxCalls: 10, MaxQueued: 30, CallsPerSecond: 20,
 			},
 		}},
 		Gate: check.Config{
@@ -201,12 +205,12 @@ func TestTwoProjectsShareNothing(t *testing.T) {
 	const officeID = "project-live-7a1d1a52-3f0b-4a5e-9f43-0d4f3b1c2e11"
 	for _, row := range []struct{ what, got, want string }{
 		{"test project's API", shop.API.BaseURL, "https://test.stytch.com"},
-		{"test project's secret", shop.API.Secret.Reveal(), fileSecret},
+		{"test project's secret", shop.API.Secret.Secret().Reveal(), fileSecret},
 		{"custom domain's API", office.API.BaseURL, "https://login.example.com"},
 		{"custom domain's keys", office.Keys.URL, "https://login.example.com/v1/b2b/sessions/jwks/" + officeID},
 		{"custom domain's issuers", strings.Join(office.Verifier.Issuers, " "),
 			"stytch.com/" + officeID + " https://api.stytch.com https://login.example.com"},
-		{"second project's secret", office.API.Secret.Reveal(), envSecret},
+		{"second project's secret", office.API.Secret.Secret().Reveal(), envSecret},
 		{"open rule's project", rules[0].Project, ""},
 		{"office rule's project", rules[1].Project, "office"},
 		{"unnamed rule's name", rules[0].Name, "rules[0]"},
@@ -228,7 +232,7 @@ func TestDefaultsSayWhatTheSmallestConfigMeans(t *testing.T) {
 	dir := folder(t)
 	spelt := strings.Replace(string(config.Defaults()), "/run/secrets/session-api", "session-api", 1)
 	want := mustLoad(t, dir, testdata(t, "good/smallest.yaml"))
-	stripTransports(t, want)
+	strip(t, want)
 	assertEqual(t, mustLoad(t, dir, []byte(spelt)), want)
 }
 
@@ -327,7 +331,7 @@ func TestLoadWithoutFilesLooksAtEverythingElse(t *testing.T) {
 				t.Error("Load: no error, though nothing that the file names is there")
 			}
 			c, err := config.LoadWithoutFiles(path)
-			if row.want == "" && (err != nil || c.Projects[0].API.Secret != "unread") {
+			if row.want == "" && (err != nil || c.Projects[0].API.Secret.Secret() != "unread") {
 				t.Errorf("got %v", err)
 			} else if row.want != "" && (err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), row.want)) {
 				t.Errorf("got %v, want %q alone", err, row.want)
@@ -440,6 +444,45 @@ func TestOnlyListedClientsPass(t *testing.T) {
 	}
 }
 
+// TestNoTLSSessionIsResumed: who was let in by one configuration is not let in by the next for that.
+func TestNoTLSSessionIsResumed(t *testing.T) {
+	t.Setenv("AUTHZ_TEST_SECRET", envSecret)
+	dir, ca := folder(t), newAuthority(t)
+	cert, key := ca.issue(t, &x509.Certificate{DNSNames: []string{"sidecar.internal"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	for name, data := range map[string][]byte{"ca.crt": ca.pem, "tls.crt": cert, "tls.key": key} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server := mustLoad(t, dir, testdata(t, "good/full.yaml")).Listen.TLS
+	pair, err := tls.X509KeyPair(ca.issue(t, &x509.Certificate{DNSNames: []string{"envoy.internal"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		resumed := 0
+		client := &tls.Config{
+			ServerName: "sidecar.internal", RootCAs: x509.NewCertPool(), NextProtos: []string{"h2"}, MaxVersion: version,
+			Certificates: []tls.Certificate{pair}, ClientSessionCache: tls.NewLRUClientSessionCache(1),
+			VerifyConnection: func(state tls.ConnectionState) error {
+				if state.DidResume {
+					resumed++
+				}
+				return nil
+			},
+		}
+		client.RootCAs.AppendCertsFromPEM(ca.pem)
+		for range 3 {
+			if err := handshake(t, server, client); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if resumed > 0 {
+			t.Errorf("%s: %d sessions were resumed", tls.VersionName(version), resumed)
+		}
+	}
+}
+
 // handshake is the server's verdict.
 func handshake(t *testing.T, server, client *tls.Config) error {
 	t.Helper()
@@ -519,10 +562,10 @@ func encodePEM(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-// assertEqual compares all but the transports, which must be there, and strips both of their rules.
+// assertEqual compares all but what strip takes away, and strips both of their rules.
 func assertEqual(t *testing.T, got, want *config.Config) {
 	t.Helper()
-	stripTransports(t, got)
+	strip(t, got)
 	gotRules, wantRules := got.Gate.Rules.All(), want.Gate.Rules.All()
 	if !reflect.DeepEqual(gotRules, wantRules) {
 		t.Errorf("rules:\n got %+v\nwant %+v", gotRules, wantRules)
@@ -538,12 +581,19 @@ func assertEqual(t *testing.T, got, want *config.Config) {
 	}
 }
 
-func stripTransports(t *testing.T, c *config.Config) {
+// strip takes away the transports, which must be there, and what changes_test.go looks at; a source of a secret becomes that secret.
+func strip(t *testing.T, c *config.Config) {
 	t.Helper()
+	c.Files = nil
 	for i := range c.Projects {
-		if c.Projects[i].Keys.Transport == nil || c.Projects[i].API.Transport == nil {
+		p := &c.Projects[i]
+		if p.Keys.Transport == nil || p.API.Transport == nil {
 			t.Error("no transport")
 		}
-		c.Projects[i].Keys.Transport, c.Projects[i].API.Transport = nil, nil
+		if p.API.Secret != p.Secret || p.RBAC != nil && p.RBAC.Secret != p.Secret {
+			t.Error("the parts of a project have several sources of its secret")
+		}
+		p.Keys.Transport, p.API.Transport = nil, nil
+		p.API.Secret, p.Secret, p.Fingerprint = p.Secret.Secret(), nil, [32]byte{}
 	}
 }

@@ -38,7 +38,7 @@ var defaults = sync.OnceValue(func() *configv1.Config {
 	d := newDocument("defaults.yaml")
 	var m configv1.Config
 	d.decode(d.parse(defaultsYAML), &m)
-	if err := d.err(); err != nil {
+	if err := d.err(nil); err != nil {
 		panic(err) // the file is part of this package
 	}
 	return &m

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"authz-sidecar/internal/watch"
 )
 
 // document is one configuration file: where its fields stand, and what was found wrong with it.
@@ -49,8 +51,8 @@ func newDocument(file string) *document {
 
 // parse returns the tree of the file's one YAML document, or nil if the file is empty or not YAML.
 func (d *document) parse(data []byte) *yaml.Node {
-	if len(data) > maxFileSize {
-		d.refuse(0, fmt.Sprintf("the file is larger than %d bytes", maxFileSize), "split the fleet, or merge rules")
+	if len(data) > watch.MaxSize {
+		d.refuse(0, fmt.Sprintf("the file is larger than %d bytes", watch.MaxSize), "split the fleet, or merge rules")
 		return nil
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
@@ -213,8 +215,8 @@ func (d *document) beneathBroken(path string) bool {
 	return false
 }
 
-// err is the *Error of what was found, or nil.
-func (d *document) err() error {
+// err is the *Error of what was found in these files, or nil.
+func (d *document) err(files watch.Files) error {
 	if len(d.findings) == 0 {
 		return nil
 	}
@@ -223,7 +225,7 @@ func (d *document) err() error {
 	if more := len(findings) - maxFindings; more > 0 {
 		findings = append(findings[:maxFindings], Finding{File: d.file, Problem: fmt.Sprintf("%d findings more", more)})
 	}
-	return &Error{Findings: findings}
+	return &Error{Findings: findings, files: files}
 }
 
 // childPath and itemPath make paths as protovalidate does: "projects[0].key_set.max_stale".

@@ -2,13 +2,13 @@ package config
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"authz-sidecar/internal/watch"
 )
 
 // maxFindings bounds an Error: whoever has that many has one mistake many times.
@@ -18,6 +18,8 @@ const maxFindings = 1000
 type Error struct {
 	// Findings are in the order of the file.
 	Findings []Finding
+	// files are what was read before that was known.
+	files watch.Files
 }
 
 // Error prints one finding a line.
@@ -127,12 +129,4 @@ func fold(name string) string {
 		}
 		return unicode.ToLower(r)
 	}, name)
-}
-
-// withoutPath is an error of package os without the path.
-func withoutPath(err error) error {
-	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
-		return pathError.Err
-	}
-	return err
 }

@@ -191,7 +191,7 @@ func TestTheRestMeansWhatTheYAMLSays(t *testing.T) {
 			{Name: "x-until", Value: "session_expires_at"},
 		}},
 		{"the RBAC of a project with local permissions", office.RBAC, &rbac.Config{
-			Product: session.B2B, ProjectID: testID, Secret: session.Secret(fileSecret), BaseURL: "https://test.stytch.com", Transport: office.API.Transport,
+			Product: session.B2B, ProjectID: testID, Secret: office.Secret, BaseURL: "https://test.stytch.com", Transport: office.API.Transport,
 		}},
 		{"the RBAC of a project without", shop.RBAC, (*rbac.Config)(nil)},
 		{"a log-in page on the same host", configs["step-up"].Gate.LogIn, check.LogIn{URL: "/login?from=gate", ReturnParameter: "next"}},

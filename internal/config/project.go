@@ -26,9 +26,10 @@ const (
 func (c *compiler) projects(m *configv1.Config) []Project {
 	projects := make([]Project, len(m.GetProjects()))
 	names, ids := map[string]int{}, map[string]int{}
+	stateDir := c.stateDir(m.GetStateDir())
 	for i, p := range m.GetProjects() {
 		path := itemPath("projects", i)
-		projects[i] = c.project(path, p, m.GetVerification())
+		projects[i] = c.project(path, p, m.GetVerification(), stateDir)
 		c.once(ids, p.GetProjectId(), i, childPath(path, "project_id"), "projects", "list each project once")
 		c.once(names, projects[i].Name, i, childPath(path, "name"), "projects", "give each project a name of its own")
 	}
@@ -47,7 +48,7 @@ func (c *compiler) once(seen map[string]int, value string, i int, field, list, r
 	seen[value] = i
 }
 
-func (c *compiler) project(path string, m *configv1.Project, v *configv1.Verification) Project {
+func (c *compiler) project(path string, m *configv1.Project, v *configv1.Verification, stateDir string) Project {
 	name := cmp.Or(m.GetName(), m.GetProjectId())
 	c.printable(childPath(path, "name"), m.GetName())
 	product := session.Product(m.GetProduct())
@@ -56,10 +57,14 @@ func (c *compiler) project(path string, m *configv1.Project, v *configv1.Verific
 	}
 	baseURL := c.baseURL(path, m)
 	transport := c.transport(path, m)
+	secret := c.secret(path, m)
 	return Project{
-		Name: name,
+		Name:   name,
+		Secret: secret,
 		Keys: c.keySet(childPath(path, "key_set"), m.GetKeySet(), jwkscache.Config{
 			URL:       c.keySetURL(path, m, baseURL),
+			ProjectID: m.GetProjectId(),
+			File:      c.keySetFile(stateDir, m.GetProjectId()),
 			Transport: transport,
 		}),
 		Verifier: session.Config{
@@ -74,11 +79,12 @@ func (c *compiler) project(path string, m *configv1.Project, v *configv1.Verific
 		API: sessionapi.Config{
 			Product:        product,
 			ProjectID:      m.GetProjectId(),
-			Secret:         c.secret(path, m),
+			Secret:         secret,
 			BaseURL:        baseURL,
 			Transport:      transport,
 			Timeout:        m.GetSessionApi().GetTimeout().AsDuration(),
 			MaxCalls:       int(m.GetSessionApi().GetMaxCalls()),
+			MaxQueued:      int(m.GetSessionApi().GetMaxQueuedCalls()),
 			KeptExchanges:  int(m.GetSessionApi().GetKeptExchanges()),
 			CallsPerSecond: int(m.GetSessionApi().GetMaxCallsPerSecond()),
 		},

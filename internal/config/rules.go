@@ -133,7 +133,7 @@ func (c ruleCompiler) rule(path string, m *configv1.Rule, variables []string, kn
 	rule.Require = c.require(childPath(path, "require"), m.GetRequire(), project, variables, known)
 	if p := m.GetRequire().GetPermission(); p != nil && p.GetEvaluate() != "api" && project != nil && project.RBAC == nil {
 		project.RBAC = &rbac.Config{
-			Product: project.API.Product, ProjectID: project.API.ProjectID, Secret: project.API.Secret,
+			Product: project.API.Product, ProjectID: project.API.ProjectID, Secret: project.Secret,
 			BaseURL: project.API.BaseURL, Transport: project.API.Transport,
 		}
 	}

@@ -159,7 +159,7 @@ func TestEveryRuleOfTheSchemaIsPutIntoWords(t *testing.T) {
 		"credentials: {token_header: cookie}", "credentials: {jwt_cookie_attributes: {domain: 'a b'}}",
 		"credentials: {jwt_cookie_attributes: {path: x}}", "credentials: {jwt_cookie_attributes: {same_site: lax}}",
 		"identity_headers: [{name: X}]", "identity_headers: [{value: x}]", "verification: {max_lifetime: 25h}", "verification: {cache_bytes: 1073741825}",
-		"listen: {tls: {client_names: ['']}}", "projects: []", "projects: [{session_api: {max_calls: 0}}]",
+		"listen: {tls: {client_names: ['']}}", "projects: []", "projects: [{session_api: {max_calls: 0}}]", "projects: [{session_api: {max_queued_calls: 65537}}]",
 		"trusted_origins: [x]", "trusted_origins: [" + strings.Repeat("'https://a',", 65) + "]", "log_in: {return_parameter: 'a b'}",
 		"log_in: {url: /" + strings.Repeat("x", 1024) + "}",
 		"rules: [{match: {path: x}}]", "rules: [{match: {path_template: x}}]", "rules: [{match: {path: /" + strings.Repeat("x", 1024) + "}}]",

@@ -147,7 +147,7 @@ func TestAFileThatIsNotThereIsNamedIfItIsCertainlyAFile(t *testing.T) {
 
 func TestALoadedConfigPrintsNoSecret(t *testing.T) {
 	c := mustLoad(t, folder(t), testdata(t, "good/smallest.yaml"))
-	if c.Projects[0].API.Secret.Reveal() != fileSecret {
+	if c.Projects[0].API.Secret.Secret().Reveal() != fileSecret {
 		t.Fatal("the secret was not read")
 	}
 	for _, format := range []string{"%v", "%+v", "%#v"} {

@@ -15,8 +15,7 @@ import (
 var errClientName = errors.New("the client's certificate bears none of the listed names")
 
 // serverTLS is mutual TLS for the listener: a client passes whose certificate client_ca_file signed and client_names
-// lists. TLS 1.2 is allowed because older meshes still speak it. Certificates are read once; revocation lists are not
-// looked at.
+// lists. TLS 1.2 is allowed because older meshes still speak it. Revocation lists are not looked at.
 func (c *compiler) serverTLS(m *configv1.ServerTls) *tls.Config {
 	if m == nil {
 		return nil
@@ -27,6 +26,8 @@ func (c *compiler) serverTLS(m *configv1.ServerTls) *tls.Config {
 		ClientAuth:       tls.RequireAndVerifyClientCert,
 		ClientCAs:        c.authorities("listen.tls.client_ca_file", m.GetClientCaFile()),
 		VerifyConnection: requireName(m.GetClientNames()),
+		// A resumed session would bring along what an older configuration found good. Envoy's connections last: it loses nothing.
+		SessionTicketsDisabled: true,
 	}
 	if certificate, ok := c.keyPair(m); ok {
 		config.Certificates = []tls.Certificate{certificate}
@@ -96,7 +97,7 @@ func (c *compiler) read(field, name string) ([]byte, bool) {
 	if c.found[field] || name == "" || c.withoutFiles {
 		return nil, false
 	}
-	data, err := readFile(c.path(name), maxFileSize)
+	data, err := c.readFile(c.path(name))
 	if err != nil {
 		c.report(field, "the file cannot be read: "+err.Error(), "check that it is there and that the sidecar may read it")
 		return nil, false
