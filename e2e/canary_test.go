@@ -270,7 +270,7 @@ rules:
 		kind   string
 	}{
 		{"secret_refused", 401, "unauthorized_credentials"}, {"session_not_found", 404, "session_not_found"},
-		{"api_unavailable", 404, projectSecret}, {"api_unavailable", 401, projectSecret}, {"api_unavailable", 429, "too_many_requests"},
+		{"api_unavailable", 404, projectSecret}, {"api_unavailable", 401, projectSecret},
 		{"api_unavailable", 500, all}, {"api_unavailable", 302, all}, {"api_unavailable", 418, vars["token"]},
 		{"forbidden", 403, "organization_suspended"}, {"credential_refused", 400, "unable_to_parse_session_jwt"},
 	} {
@@ -291,6 +291,8 @@ rules:
 	fault(sessionapitest.EndpointAuthenticate, sessionapitest.Fault{Refuse: true})
 	get("grace", "/grace", jwtCookie(old()))
 	get("api_unavailable", "/app", cookie("stytch_session="+vars["other_token"]))
+	fault(sessionapitest.EndpointAuthenticate, echo(429, "too_many_requests")) // the last, since it is not asked again for a while
+	get("api_unavailable", "/app", jwtCookie(old()))
 	fault(sessionapitest.EndpointKeySet, echo(500, all))
 	get("keys_unavailable", "/app", bearer(vars["unknown_key"]))
 

@@ -278,7 +278,10 @@ type realKeys struct {
 	running sync.WaitGroup
 }
 
-func (k *realKeys) of(p config.Project) session.KeySet { return &realKeySet{all: k, config: p.Keys} }
+func (k *realKeys) of(p config.Project) session.KeySet {
+	p.Keys.File = "" // the sidecar's, for which another user's would be none
+	return &realKeySet{all: k, config: p.Keys}
+}
 
 // realKeySet is one project's.
 type realKeySet struct {

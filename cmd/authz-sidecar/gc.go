@@ -7,7 +7,7 @@ import (
 	"runtime/metrics"
 )
 
-// The collector's bounds, see docs/decisions/0011-performance.md.
+// The collector's bounds, see docs/decisions/0011-what-makes-a-check-cheap.md.
 const (
 	// heapGrowth is by how much the heap may grow between two collections, whatever is alive: what a Check leaves behind is
 	// garbage at once, and with little alive Go's own setting would collect it many times a second.

@@ -1,51 +1,120 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"authz-sidecar/internal/config"
+	"authz-sidecar/internal/socket"
 )
 
 // listeners are all that the sidecar listens on; health and admin may be nil.
 type listeners struct {
 	check, health, admin net.Listener
-	// release removes the socket file again.
-	release func()
+	// socket is what check listens on; nil if that is TCP.
+	socket *socket.Listener
 }
 
-// listen opens all of them, or none.
-func listen(cfg config.Listen, logger *slog.Logger, registerer prometheus.Registerer) (l listeners, err error) {
+// listen opens all of them, or none; of a takeover check alone, since the predecessor has the others.
+func listen(cfg config.Listen, takeover bool, logger *slog.Logger, registerer prometheus.Registerer) (_ *listeners, err error) {
+	l := new(listeners)
 	defer func() {
 		if err != nil {
 			l.close()
 		}
 	}()
-	if l.health, err = listenTCP("listen.health", cfg.Health); err != nil {
-		return l, err
+	if !takeover {
+		if err := l.listenOthers(cfg); err != nil {
+			return nil, err
+		}
 	}
-	if l.admin, err = listenTCP("listen.admin", cfg.Admin); err != nil {
-		return l, err
-	}
-	if l.check, l.release, err = listenCheck(cfg); err != nil {
-		return l, err
+	switch {
+	case cfg.Network == "unix":
+		l.socket, err = socket.Listen(socket.Config{Path: cfg.Address, Mode: cfg.SocketMode, Takeover: takeover, Logger: logger, Registerer: registerer})
+		if err != nil {
+			return nil, fmt.Errorf("listen.check: %w", err)
+		}
+		l.check = l.socket
+	case takeover:
+		return nil, fmt.Errorf("--takeover: listen.check is %s: only a socket can be taken over, so leave the flag out", cfg.Address)
+	default:
+		if l.check, err = listenTCP("listen.check", cfg.Address); err != nil {
+			return nil, err
+		}
 	}
 	if len(cfg.AllowedUIDs) > 0 {
 		l.check = newPeerListener(l.check, cfg.AllowedUIDs, logger, registerer)
 	}
+	l.check = socket.Bound(l.check, maxConnections, logger, registerer)
 	return l, nil
 }
 
-func (l listeners) close() {
+// listenOthers opens health and admin.
+func (l *listeners) listenOthers(cfg config.Listen) (err error) {
+	if l.health == nil {
+		if l.health, err = listenTCP("listen.health", cfg.Health); err != nil {
+			return err
+		}
+	}
+	if l.admin == nil {
+		l.admin, err = listenTCP("listen.admin", cfg.Admin)
+	}
+	return err
+}
+
+// maxConnections is how many there may be to check. Envoy has one for each of its workers; some hundred Envoys may share a sidecar that
+// listens on the network.
+const maxConnections = 1024
+
+// othersPoll is how often it is looked whether the predecessor of a takeover has left health and admin, a matter of the seconds
+// that its drain takes.
+const othersPoll = 50 * time.Millisecond
+
+// takeOver puts the socket in the predecessor's place, tells that one to end, and opens health and admin as soon as it has left them,
+// or ctx is done.
+func (l *listeners) takeOver(ctx context.Context, cfg config.Listen, logger *slog.Logger) error {
+	if err := l.socket.Publish(); err != nil {
+		return fmt.Errorf("listen.check: %w", err)
+	}
+	for waiting := false; ; waiting = true {
+		err := l.listenOthers(cfg)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return err
+		}
+		if !waiting {
+			logger.Info("waiting for the predecessor to leave", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(othersPoll):
+		}
+	}
+}
+
+// keep keeps the socket at its path until ctx is done.
+func (l *listeners) keep(ctx context.Context) error {
+	if l.socket == nil {
+		return nil
+	}
+	return l.socket.Run(ctx)
+}
+
+// release removes the socket file again, unless a successor has put its own in its place.
+func (l *listeners) release() {
+	if l.socket != nil {
+		l.socket.Remove()
+	}
+}
+
+func (l *listeners) close() {
 	for _, one := range []net.Listener{l.check, l.health, l.admin} {
 		if one != nil {
 			one.Close()
@@ -63,62 +132,4 @@ func listenTCP(field, address string) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: %w", field, err)
 	}
 	return l, nil
-}
-
-// listenCheck opens the address that Envoy calls. release removes the socket file again, unless a successor has put
-// its own in its place.
-func listenCheck(cfg config.Listen) (l net.Listener, release func(), err error) {
-	if cfg.Network != "unix" {
-		l, err = listenTCP("listen.check", cfg.Address)
-		return l, func() {}, err
-	}
-	if err := removeStaleSocket(cfg.Address); err != nil {
-		return nil, nil, err
-	}
-	// The mask, not a chmod afterwards, so that there is no moment at which the socket is open to more. It is the whole
-	// process's, which makes no other file at this time.
-	mask := syscall.Umask(int(0o777 &^ cfg.SocketMode))
-	l, err = net.Listen("unix", cfg.Address)
-	syscall.Umask(mask)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("listen.check: the folder %s does not exist: create it, or choose another path", filepath.Dir(cfg.Address))
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("listen.check: %w", err)
-	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	ours, err := os.Stat(cfg.Address)
-	if err != nil {
-		l.Close()
-		return nil, nil, err
-	}
-	return l, func() {
-		if there, err := os.Stat(cfg.Address); err == nil && os.SameFile(ours, there) {
-			os.Remove(cfg.Address)
-		}
-	}, nil
-}
-
-// removeStaleSocket removes a socket on which nobody answers, which a killed process leaves behind. Anything else that
-// lies there is somebody's, and stays.
-func removeStaleSocket(path string) error {
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("listen.check: %s exists and is no socket: remove it, or choose another path", path)
-	}
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		conn.Close()
-		return fmt.Errorf("listen.check: another process answers on %s: stop it, or choose another path", path)
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("listen.check: cannot tell whether %s is in use: %w", path, err)
-	}
-	return os.Remove(path)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"sync"
 	"time"
@@ -39,7 +40,7 @@ func newLogSink(w io.Writer) *logSink {
 		closed:  make(chan struct{}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "authz_log_lines_dropped_total",
-			Help: "Log lines that were dropped because nobody took them off our hands.",
+			Help: "Log lines that were dropped because nobody took them off our hands, or they could not be written.",
 		}),
 	}
 	go s.run()
@@ -91,7 +92,9 @@ func (s *logSink) write(line *[]byte) {
 		}
 		break
 	}
-	s.w.Write(batch)
+	if _, err := s.w.Write(batch); err != nil { // the reader has died, or the disk is full
+		s.dropped.Add(float64(bytes.Count(batch, []byte("\n"))))
+	}
 	if cap(batch) <= maxLogWrite/16 { // of a flood nothing is kept
 		*line = batch
 		s.room.Put(line)

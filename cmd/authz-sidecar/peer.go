@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"golang.org/x/time/rate"
+
+	"authz-sidecar/internal/socket"
 )
 
 // peerListener accepts those alone whom the kernel says to be processes of an allowed user, on a Unix socket.
@@ -40,7 +42,7 @@ func (p *peerListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		uid, pid, err := peer(conn)
+		uid, pid, err := socket.Peer(conn)
 		if err == nil && slices.Contains(p.allowed, uid) {
 			return conn, nil
 		}

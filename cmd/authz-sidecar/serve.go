@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,19 +25,20 @@ import (
 	"authz-sidecar/internal/check"
 	"authz-sidecar/internal/config"
 	"authz-sidecar/internal/health"
-	"authz-sidecar/internal/jwkscache"
-	"authz-sidecar/internal/rbac"
+	"authz-sidecar/internal/pressure"
 	"authz-sidecar/internal/revocation"
-	"authz-sidecar/internal/session"
-	"authz-sidecar/internal/sessionapi"
+	"authz-sidecar/internal/watch"
 )
 
 func serveCommand() *cobra.Command {
 	var file, level, format string
+	var takeover bool
 	command := &cobra.Command{
 		Use:   "serve --config FILE",
 		Short: "Answer Envoy",
-		Args:  cobra.NoArgs,
+		Long: "Answer Envoy, by what the configuration file and those that it names say at any time: they are looked at every second, and " +
+			"on SIGHUP. SIGTERM ends it once all is answered.",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			sink := newLogSink(cmd.ErrOrStderr())
 			defer sink.close()
@@ -43,18 +46,19 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			tuneGC() // which loading profits from, too
-			cfg, err := config.Load(file)
-			if err != nil {
-				return err
+			signal.Ignore(syscall.SIGPIPE) // whoever reads our log may die without us
+			tuneGC()                       // which loading profits from, too
+			if limit, from := pressure.SetLimit(); limit > 0 {
+				logger.Info("memory is limited", "bytes", limit, "by", from)
 			}
 			registry := prometheus.NewRegistry()
 			registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo, sink.dropped)
 			defer startProfile()()
-			return serve(cmd.Context(), cfg, logger, registry)
+			return serve(cmd.Context(), file, takeover, logger, registry)
 		},
 	}
 	command.Flags().StringVar(&file, "config", "", "the configuration file")
+	command.Flags().BoolVar(&takeover, "takeover", false, "take the socket from the sidecar that serves it now, once ready, and end that one")
 	command.Flags().StringVar(&level, "log-level", "info", "debug (a line for each request that passes, too), info, warn or error")
 	command.Flags().StringVar(&format, "log-format", "json", "json or text")
 	command.MarkFlagRequired("config")
@@ -83,40 +87,51 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	return nil, fmt.Errorf("--log-format %q: use json or text", format)
 }
 
-// serve answers until ctx ends, then drains: every Check that was accepted is answered.
-func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registry *prometheus.Registry) error {
-	cfg.Denylist.Registerer = registry
-	revocations, err := revocation.New(cfg.Denylist)
+// serve answers by a configuration file until ctx ends, then drains: every Check that was accepted is answered.
+func serve(ctx context.Context, file string, takeover bool, logger *slog.Logger, registry *prometheus.Registry) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // before anything else, since by itself it ends a process
+	defer signal.Stop(hangup)
+	cfg, err := config.Load(file)
 	if err != nil {
 		return err
 	}
-	projects, err := newProjects(cfg, revocations, logger, registry)
+	r := &reloader{
+		hangup: hangup,
+		file:   file, base: registry, started: cfg, metrics: newReloadMetrics(registry), watcher: watch.New(cfg.Files),
+		shared: shared{metrics: check.NewMetrics(registry), logger: logger},
+	}
+	cfg.Denylist.Service, cfg.Denylist.Registerer = r.serviceTime, registry
+	if r.denylist, err = revocation.New(cfg.Denylist); err != nil {
+		return err
+	}
+	r.watcher.Logger = logger
+	memory := pressure.New(pressure.Config{Relieve: r.forget, Logger: logger, Registerer: registry})
+	r.overloaded = memory.Short
+	first, err := newGeneration(cfg, nil, r.shared)
 	if err != nil {
 		return err
 	}
-	gate, err := newGate(cfg, projects, revocations, logger, registry)
-	if err != nil {
-		return err
-	}
-	for _, warning := range cfg.Warnings() {
-		logger.Warn(warning)
-	}
-	var operator *admin.Server
+	defer first.end()
+	r.current.Store(first)
+	r.tls.Store(cfg.Listen.TLS)
+	r.service = check.NewService(first.server)
+	warn(logger, cfg)
 	if cfg.Listen.Admin != "" {
-		operator, err = admin.New(admin.Config{
-			Token: cfg.Listen.AdminToken, Projects: projects.revocable(), Denylist: revocations, Leeway: cfg.Denylist.Leeway,
-			Logger: logger, Registerer: registry,
+		r.operator, err = admin.New(admin.Config{
+			Token: cfg.Listen.AdminToken, Projects: first.projects.revocable(), Denylist: r.denylist, Leeway: cfg.Denylist.Leeway,
+			Status: r.describe, Logger: logger, Registerer: registry,
 		})
 		if err != nil {
 			return err
 		}
 	}
-	probes := health.New(health.Config{Missing: projects.missing, Gatherer: registry})
-	server := newGRPCServer(cfg.Listen.TLS)
-	gate.Register(server)
+	probes := health.New(health.Config{Missing: r.missing, Gatherer: r})
+	server := newGRPCServer(r.serverTLS())
+	r.service.Register(server)
 	healthpb.RegisterHealthServer(server, probes)
 
-	listeners, err := listen(cfg.Listen, logger, registry)
+	listeners, err := listen(cfg.Listen, takeover, logger, registry)
 	if err != nil {
 		return err
 	}
@@ -126,28 +141,40 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registr
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, background := errgroup.WithContext(background)
-	defer projects.close()
-	if listeners.health != nil {
-		group.Go(func() error { return probes.Serve(background, listeners.health) })
-		logger.Info("serving health", "address", listeners.health.Addr().String())
-	}
-	if listeners.admin != nil {
-		group.Go(func() error { return operator.Serve(background, listeners.admin) })
-		logger.Info("serving admin", "address", listeners.admin.Addr().String())
-	}
-	for _, p := range projects {
-		group.Go(func() error { return p.keys.Run(background) })
-		if p.rbac != nil {
-			group.Go(func() error { return p.rbac.Run(background) })
-		}
-	}
+	r.run = group.Go
+	first.start(background, group.Go)
+	group.Go(func() error { return memory.Run(background) })
 	group.Go(func() error { return server.Serve(listeners.check) })
-	probes.Started()
-	logger.Info("serving checks", "address", listeners.check.Addr().String(), "projects", len(projects), "rules", len(cfg.Gate.Rules.All())-1, "version", version)
+	group.Go(func() error { return listeners.keep(background) })
+	group.Go(func() error { return r.Run(background) })
+	group.Go(func() error {
+		if takeover {
+			if err := r.ready(background); err != nil {
+				return nil // it is to end
+			}
+			if err := listeners.takeOver(background, cfg.Listen, logger); err != nil {
+				return err
+			}
+		}
+		if listeners.health != nil {
+			logger.Info("serving health", "address", listeners.health.Addr().String())
+			group.Go(func() error { return probes.Serve(background, listeners.health) })
+		}
+		if listeners.admin != nil {
+			logger.Info("serving admin", "address", listeners.admin.Addr().String())
+			group.Go(func() error { return r.operator.Serve(background, listeners.admin) })
+		}
+		probes.Started()
+		logger.Info("serving checks", "address", listeners.check.Addr().String(), "projects", len(first.projects), "rules", ruleCount(cfg), "version", version)
+		return nil
+	})
 
 	group.Go(func() error {
 		select {
 		case <-ctx.Done():
+			if r.operator != nil {
+				r.operator.Drain()
+			}
 			drain(probes, server, logger)
 		case <-background.Done():
 			server.Stop()
@@ -160,106 +187,6 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger, registr
 	return err
 }
 
-// project is one project at work.
-type project struct {
-	name string
-	id   string
-	keys *jwkscache.Cache
-	rbac *rbac.Cache // nil where no rule needs it
-	// verifier is the gate's.
-	verifier *session.Verifier
-	gate     check.Project
-}
-
-type projects []project
-
-func newProjects(cfg *config.Config, revocations *revocation.Denylist, logger *slog.Logger, registerer prometheus.Registerer) (projects, error) {
-	var all projects
-	for _, c := range cfg.Projects {
-		logger := logger.With("project", c.Name)
-		registerer := prometheus.WrapRegistererWith(prometheus.Labels{"project": c.Name}, registerer)
-
-		c.Keys.Logger, c.Keys.Registerer = logger, registerer
-		keys, err := jwkscache.New(c.Keys)
-		if err != nil {
-			return nil, fmt.Errorf("project %s: %w", c.Name, err)
-		}
-		c.Verifier.Keys = keys
-		verifier, err := session.NewVerifier(c.Verifier)
-		if err != nil {
-			return nil, fmt.Errorf("project %s: %w", c.Name, err)
-		}
-		c.API.Verify, c.API.Logger, c.API.Registerer = verifier.Verify, logger, registerer
-		c.API.OnEnded = func(s *session.Session, certain bool) {
-			if certain {
-				revocations.Revoke(revocation.Revocation{ProjectID: s.ProjectID, SessionID: s.ID}, time.Now())
-			} else {
-				revocations.Doubt(revocation.Session{ProjectID: s.ProjectID, ID: s.ID}, time.Now())
-			}
-		}
-		api, err := sessionapi.New(c.API)
-		if err != nil {
-			return nil, fmt.Errorf("project %s: %w", c.Name, err)
-		}
-		p := project{name: c.Name, id: c.Verifier.ProjectID, keys: keys, verifier: verifier, gate: check.Project{Product: c.Verifier.Product, Verifier: verifier, API: api}}
-		if c.RBAC != nil {
-			c.RBAC.Logger, c.RBAC.Registerer = logger, registerer
-			if p.rbac, err = rbac.New(*c.RBAC); err != nil {
-				return nil, fmt.Errorf("project %s: %w", c.Name, err)
-			}
-			p.gate.Permissions = p.rbac
-		}
-		all = append(all, p)
-	}
-	return all, nil
-}
-
-// close ends what the projects do in the background of their own.
-func (ps projects) close() {
-	for _, p := range ps {
-		p.verifier.Close()
-	}
-}
-
-// revocable is what the admin listener knows of the projects.
-func (ps projects) revocable() []admin.Project {
-	var all []admin.Project
-	for _, p := range ps {
-		all = append(all, admin.Project{Name: p.name, ID: p.id, Product: p.gate.Product})
-	}
-	return all
-}
-
-// missing says which key set or RBAC policy readiness waits for.
-func (ps projects) missing() string {
-	var waiting []string
-	wait := func(what, lastError string) {
-		if lastError != "" {
-			what += " (" + lastError + ")"
-		}
-		waiting = append(waiting, what)
-	}
-	for _, p := range ps {
-		if !p.keys.Ready() {
-			wait("the key set of "+p.name+" has not been loaded", p.keys.Status().LastError)
-		}
-		if p.rbac != nil && !p.rbac.Ready() {
-			wait("the RBAC policy of "+p.name+" has not been loaded", p.rbac.Status().LastError)
-		}
-	}
-	return strings.Join(waiting, "; ")
-}
-
-func newGate(cfg *config.Config, ps projects, revocations *revocation.Denylist, logger *slog.Logger, registerer prometheus.Registerer) (*check.Server, error) {
-	gate := cfg.Gate
-	gate.Revocations, gate.Logger, gate.Registerer = revocations, logger, registerer
-	gate.Projects = make(map[string]check.Project, len(ps))
-	for _, p := range ps {
-		gate.Projects[p.name] = p.gate
-	}
-	return check.New(gate)
-}
-
 // The bounds of the gRPC server.
 const (
 	// All headers of the client arrive in one message; Envoy's own limit for them is 60 KiB by default, 8 MiB at most. What is
@@ -267,15 +194,22 @@ const (
 	maxMessage = 16 << 20
 	// Of the gRPC call itself, not of the client's request.
 	maxHeaderList = 16 << 10
-	// Envoy's circuit breakers open at 1,024 requests by default; several Envoys may share one sidecar.
-	maxStreams = 4096
+	// Of a connection. Envoy's circuit breakers open at 1,024 requests by default, and where it has more it makes another connection. Each
+	// stream costs some 25 KiB even if it never gets anywhere.
+	maxStreams = 1024
 	// How long a new connection may take to shake hands.
 	connectionTimeout = 5 * time.Second
 	// Shorter than this a client's pings are refused; Envoy's connection_keepalive is commonly 30 s.
 	minPingInterval = 10 * time.Second
+	// A connection on which nothing has come for so long is asked for a sign of life, and closed without one: a peer that reads
+	// nothing, or is gone, must not hold on to answers.
+	pingAfter   = 30 * time.Second
+	pingTimeout = 10 * time.Second
+	// With TLS a client must show its certificate anew from time to time, so that one which was withdrawn is out without a restart.
+	maxConnectionAge = 5 * time.Minute
 )
 
-// What makes the server fast, each with its number in docs/decisions/0011-performance.md.
+// What makes the server fast, each with its number in docs/decisions/0011-what-makes-a-check-cheap.md.
 const (
 	// Checks are answered by so many goroutines that wait for them, and only beyond that by new ones, which first have to grow
 	// their stacks.
@@ -285,9 +219,10 @@ const (
 )
 
 func newGRPCServer(mutual *tls.Config) *grpc.Server {
-	transport := insecure.NewCredentials()
+	transport, alive := insecure.NewCredentials(), keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}
 	if mutual != nil {
 		transport = credentials.NewTLS(mutual)
+		alive.MaxConnectionAge, alive.MaxConnectionAgeGrace = maxConnectionAge, drainGrace
 	}
 	return grpc.NewServer(
 		grpc.Creds(transport),
@@ -298,6 +233,7 @@ func newGRPCServer(mutual *tls.Config) *grpc.Server {
 		grpc.ConnectionTimeout(connectionTimeout),
 		// grpc-go closes the connection of a peer that pings more often than it is told to allow.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(alive),
 		grpc.WaitForHandlers(true),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ReadBufferSize(readBuffer),

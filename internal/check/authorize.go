@@ -24,7 +24,10 @@ func (s *Server) authorize(ctx context.Context, w *work) decision {
 		return deny(reasonFor(err), err)
 	}
 	rule := found.Rule
-	d := decision{now: now, found: found, rule: rule}
+	project := s.projects[rule.Project]
+	arrived := now
+	now = project.Clock.Now(arrived)
+	d := decision{now: now, arrived: arrived, found: found, rule: rule}
 	switch rule.Session {
 	case policy.None:
 		return d.as(Public)
@@ -49,13 +52,12 @@ func (s *Server) authorize(ctx context.Context, w *work) decision {
 		return d.as(CrossSite)
 	}
 
-	project := s.projects[rule.Project]
 	d.proved, err = w.prove(ctx, project.Verifier, d.credential, now)
 	if err != nil {
 		return d.because(err)
 	}
 	d.session = d.proved.session
-	standing := s.standing(d.session, time.Time{}, now)
+	standing := s.standing(d.session, time.Time{}, arrived)
 	if standing == revocation.Revoked {
 		return d.as(Revoked)
 	}
@@ -67,6 +69,9 @@ func (s *Server) authorize(ctx context.Context, w *work) decision {
 		return d.as(Expired).detailed("issued %v ago, good for %v", now.Sub(d.session.IssuedAt), d.session.Expires.Sub(d.session.IssuedAt))
 	}
 
+	if s.overloaded != nil && s.overloaded() {
+		return d.as(Overloaded)
+	}
 	waiting, cancel := beforeDeadline(ctx, w.arrived)
 	defer cancel()
 	d.asked = true
@@ -244,14 +249,14 @@ func (s *Server) exchange(ctx context.Context, d *decision, r sessionapi.Request
 		if d.proved.session != nil && !sameSession(d.proved.session, exchange.Session) {
 			return nil, fmt.Errorf("%w: the JWT and the opaque token are of different sessions", session.ErrAmbiguous)
 		}
-		switch s.standing(exchange.Session, exchange.AskedAt, d.now) {
+		switch s.standing(exchange.Session, exchange.AskedAt, d.arrived) {
 		case revocation.Clear:
 			return exchange, nil
 		case revocation.Revoked:
 			d.session = exchange.Session
 			return nil, errRevoked
 		}
-		if s.standing(d.proved.session, time.Time{}, d.now) == revocation.Revoked { // meanwhile
+		if s.standing(d.proved.session, time.Time{}, d.arrived) == revocation.Revoked { // meanwhile
 			return nil, errRevoked
 		}
 		maxAge = 0 // it was asked for before something was revoked, so once more
@@ -279,7 +284,8 @@ var errRevoked = errors.New("the session was revoked")
 // serves.
 func ask(c session.Credential, proved proof, rule *policy.Rule) (r sessionapi.Request, maxAge time.Duration) {
 	r = sessionapi.Request{Session: proved.session, DurationMinutes: rule.SessionDurationMinutes}
-	if c.Token == "" {
+	// Where an outage is worth something, what is asked about is what was proved: a token can be made up so that its call alone fails.
+	if c.Token == "" || proved.session != nil && (rule.Grace > 0 || rule.LeaveToEnvoy) {
 		r.JWT = proved.jwt
 		return r, rule.MaxTokenAge
 	}
@@ -303,7 +309,7 @@ func (s *Server) refreshAhead(ctx context.Context, w *work, d decision) decision
 	exchange := s.projects[d.rule.Project].API.Ahead(waiting, sessionapi.Request{
 		JWT: d.proved.jwt, Session: d.session, DurationMinutes: d.rule.SessionDurationMinutes,
 	})
-	if exchange == nil || s.standing(exchange.Session, exchange.AskedAt, d.now) != revocation.Clear {
+	if exchange == nil || s.standing(exchange.Session, exchange.AskedAt, d.arrived) != revocation.Clear {
 		return d
 	}
 	d.session, d.refreshed = exchange.Session, exchange.JWT
@@ -321,8 +327,8 @@ func (s *Server) graced(req *request, d decision, err error) bool {
 		return false
 	}
 	// A JWT that does not say when its session ends gets none: its EndsAt is long ago.
-	if !d.now.Before(old.EndsAt) || s.standing(old, time.Time{}, d.now) != revocation.Clear ||
-		s.revocations.Doubted(revocation.Session{ProjectID: old.ProjectID, ID: old.ID}, d.now) {
+	if !d.now.Before(old.EndsAt) || s.standing(old, time.Time{}, d.arrived) != revocation.Clear ||
+		s.revocations.Doubted(revocation.Session{ProjectID: old.ProjectID, ID: old.ID}, d.arrived) {
 		return false
 	}
 	end := old.Expires

@@ -17,14 +17,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
+	"authz-sidecar/internal/clock"
 	"authz-sidecar/internal/policy"
 	"authz-sidecar/internal/requirement"
 	"authz-sidecar/internal/revocation"
@@ -62,10 +61,13 @@ type Config struct {
 	Revocations *revocation.Denylist
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
+	// Overloaded says whether nothing may be begun that holds on to memory: a request that the session API would have to be asked about
+	// is denied. It must not wait. Default: never.
+	Overloaded func() bool
 	// Logger gets one line a decision: a denial at Info, an allowance at Debug. Default: none.
 	Logger *slog.Logger
-	// Registerer gets the metrics. Default: none.
-	Registerer prometheus.Registerer
+	// Metrics count what is decided. Default: some that nobody sees.
+	Metrics *Metrics
 }
 
 // Project proves the sessions of one project.
@@ -73,6 +75,8 @@ type Project struct {
 	Product  session.Product
 	Verifier Verifier
 	API      SessionAPI
+	// Clock says by what time JWTs are judged. Default: this machine's alone.
+	Clock *clock.Clock
 	// Permissions is nil where no rule needs it.
 	Permissions requirement.Permissions
 }
@@ -98,7 +102,7 @@ type SessionAPI interface {
 	Ahead(ctx context.Context, r sessionapi.Request) *sessionapi.Exchange
 }
 
-// Server is the ext_authz service.
+// Server answers Checks by one configuration. A Service is what takes them from grpc.
 type Server struct {
 	rules          *policy.Set
 	projects       map[string]Project
@@ -107,11 +111,14 @@ type Server struct {
 	shadow         bool
 	revocations    *revocation.Denylist
 	now            func() time.Time // nil: that is when a Check arrives
+	overloaded     func() bool      // nil: never
 	answers        *answers
 	observer       *observer
 
 	headerNames *headerNames
 	work        sync.Pool // of *work
+	// fault is the answer of last resort, in wire form.
+	fault []byte
 }
 
 // New makes a Server.
@@ -147,8 +154,9 @@ func New(cfg Config) (*Server, error) {
 		shadow:         cfg.Shadow,
 		revocations:    cfg.Revocations,
 		now:            cfg.Now,
+		overloaded:     cfg.Overloaded,
 		answers:        answers,
-		observer:       newObserver(cfg.Logger, cfg.Registerer, shadowRules),
+		observer:       newObserver(cfg.Logger, cfg.Metrics, shadowRules),
 	}
 	for _, origin := range cfg.TrustedOrigins {
 		s.trustedOrigins[origin] = true
@@ -156,6 +164,10 @@ func New(cfg Config) (*Server, error) {
 	names, anyOther := HeadersRead(cfg.Credentials, cfg.Rules)
 	s.headerNames = newHeaderNames(names, anyOther, cfg.Credentials.TokenHeader)
 	s.work.New = func() any { return &work{request: newRequest(s.headerNames), attrs: make([]slog.Attr, maxAttrs)} }
+	var fault message
+	internal := deny(Internal, nil)
+	answers.denied(&fault, newRequest(s.headerNames), &internal)
+	s.fault = fault.b
 	return s, nil
 }
 
@@ -197,7 +209,7 @@ func (s *Server) walk(ctx context.Context, w *work, in []byte, m *message) {
 	out := m.b
 	defer func() {
 		if p := recover(); p != nil {
-			s.observer.panicked(p, debug.Stack())
+			s.observer.panicked(p)
 			w.decision = deny(Internal, nil)
 			*m = message{b: out}
 			s.answers.denied(m, w.request, &w.decision)

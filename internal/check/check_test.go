@@ -143,6 +143,7 @@ func TestWhatCouldNotBeAskedIs503(t *testing.T) {
 		{"the organization is suspended", sessionapitest.Fault{Status: 403, Body: body(403, "organization_suspended", "x")}, 403, "forbidden"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			h.client.renew(t)
 			if err := h.emulator.SetFault("authenticate", c.fault); err != nil {
 				t.Fatal(err)
 			}

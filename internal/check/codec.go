@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
@@ -42,8 +43,25 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 	return c.CodecV2.Marshal(v)
 }
 
-// Register adds the ext_authz service to a grpc server, which must have Codec.
-func (s *Server) Register(registrar grpc.ServiceRegistrar) { registrar.RegisterService(&service, s) }
+// Service is the ext_authz service. Each Check is answered by the Server that is in use when it comes, from its beginning to its
+// end, so that another may be put to use at any time and no request notices.
+type Service struct{ current atomic.Pointer[Server] }
+
+// NewService makes a Service that uses s.
+func NewService(s *Server) *Service {
+	service := new(Service)
+	service.Use(s)
+	return service
+}
+
+// Use has s answer what comes from now on.
+func (s *Service) Use(server *Server) {
+	server.observer.inUse()
+	s.current.Store(server)
+}
+
+// Register adds the service to a grpc server, which must have Codec.
+func (s *Service) Register(registrar grpc.ServiceRegistrar) { registrar.RegisterService(&service, s) }
 
 // service is authv3.Authorization_ServiceDesc with a handler for Codec.
 var service = grpc.ServiceDesc{
@@ -52,14 +70,21 @@ var service = grpc.ServiceDesc{
 	Methods: []grpc.MethodDesc{{
 		MethodName: "Check",
 		Handler: func(s any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			return s.(*Server).handle(ctx, receive)
+			return s.(*Service).current.Load().handle(ctx, receive)
 		},
 	}},
 	Metadata: authv3.Authorization_ServiceDesc.Metadata,
 }
 
-// handle answers a Check. Its error is only ever that no message came.
-func (s *Server) handle(ctx context.Context, receive func(any) error) (mem.Buffer, error) {
+// handle answers a Check. Its error is only ever that no message came: a panic, wherever it was, is a denial, since grpc would let it
+// end the process.
+func (s *Server) handle(ctx context.Context, receive func(any) error) (answer mem.Buffer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.observer.panicked(p)
+			answer, err = mem.SliceBuffer(s.fault), nil
+		}
+	}()
 	w := s.work.Get().(*work)
 	defer s.release(w)
 	if err := receive(w); err != nil {

@@ -77,6 +77,8 @@ const (
 	APIUnavailable
 	// PermissionsUnavailable: the project's RBAC policy could not be learnt.
 	PermissionsUnavailable
+	// Overloaded: memory is short, and the session API would have had to be asked.
+	Overloaded
 	// SecretRefused: the session API refused our own secret. An alarm.
 	SecretRefused
 	// Internal: a fault of ours.
@@ -122,6 +124,7 @@ var reasons = [...]struct {
 	KeysUnavailable:        {"keys_unavailable", http.StatusServiceUnavailable, "unavailable"},
 	APIUnavailable:         {"api_unavailable", http.StatusServiceUnavailable, "unavailable"},
 	PermissionsUnavailable: {"permissions_unavailable", http.StatusServiceUnavailable, "unavailable"},
+	Overloaded:             {"overloaded", http.StatusServiceUnavailable, "unavailable"},
 	SecretRefused:          {"secret_refused", http.StatusServiceUnavailable, "unavailable"},
 	Internal:               {"internal", http.StatusServiceUnavailable, "unavailable"},
 }
@@ -143,7 +146,8 @@ func (r Reason) known() Reason {
 // decision is what was answered, and why.
 type decision struct {
 	reason Reason
-	now    time.Time
+	// now is the time that JWTs are judged by, arrived that of this machine's clock, with its monotonic reading.
+	now, arrived time.Time
 	// found is how the request was read; its rule, and ours, is nil if none was found.
 	found policy.Found
 	rule  *policy.Rule

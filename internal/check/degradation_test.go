@@ -5,6 +5,7 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -115,6 +116,7 @@ func TestGraceWhileTheSessionAPICannotBeAsked(t *testing.T) {
 		{"the API says no", gone, "/grace", bearer(login, life+time.Second), 401, "session_not_found"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			h.client.renew(t)
 			if err := h.emulator.SetFault("authenticate", c.fault); err != nil {
 				t.Fatal(err)
 			}
@@ -124,6 +126,80 @@ func TestGraceWhileTheSessionAPICannotBeAsked(t *testing.T) {
 			}
 			if c.reason == "grace" && a.upstream()["x-auth-subject"] == "" {
 				t.Errorf("identity: %v", a.upstream())
+			}
+		})
+	}
+}
+
+// TestGraceWhileTheAPIIsLeftAlone has it fail so often, or limit our rate, that it is not asked any more.
+func TestGraceWhileTheAPIIsLeftAlone(t *testing.T) {
+	for name, fault := range map[string]sessionapitest.Fault{
+		"it fails":         {Status: 500, Body: "<html>"},
+		"it limits us":     {Status: 429, Headers: map[string]string{"Retry-After": "60"}},
+		"it is overloaded": {Status: 503, Headers: map[string]string{"Retry-After": "60"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, session.Consumer, withRules(t,
+				policy.Rule{Name: "grace", Match: prefix("/grace"), MaxTokenAge: session.NoMaxAge, Grace: 2 * time.Minute},
+				policy.Rule{Name: "envoy", Match: prefix("/envoy"), MaxTokenAge: session.NoMaxAge, LeaveToEnvoy: true},
+				policy.Rule{Name: "none", Match: prefix("/"), MaxTokenAge: session.NoMaxAge}))
+			login := h.logIn(sessionapitest.LogIn{})
+			old := "Bearer " + h.mint(login, 6*time.Minute)
+			others := make([]string, 5) // one session's failures count once
+			for i := range others {
+				others[i] = "Bearer " + h.mint(h.logIn(sessionapitest.LogIn{}), 6*time.Minute)
+			}
+			if err := h.emulator.SetFault("authenticate", fault); err != nil {
+				t.Fatal(err)
+			}
+			for _, other := range others {
+				h.check("/", "authorization", other)
+			}
+			before := h.apiCalls()
+			a := h.check("/", "authorization", old)
+			after, err := strconv.Atoi(a.client()["retry-after"])
+			if a.status() != 503 || a.reason != "api_unavailable" || err != nil || after < 4 || after > 60 {
+				t.Errorf("%d %s, retry after %d (%v)", a.status(), a.reason, after, err)
+			}
+			if a := h.check("/grace", "authorization", old); a.status() != 200 || a.reason != "grace" {
+				t.Errorf("grace: %d %s", a.status(), a.reason)
+			}
+			if a := h.check("/envoy", "authorization", old); a.GetErrorResponse() == nil {
+				t.Errorf("envoy: %v", a)
+			}
+			if a := h.check("/", "authorization", "Bearer "+login.JWT); a.reason != "verified" {
+				t.Errorf("an unexpired JWT: %s", a.reason)
+			}
+			if n := h.apiCalls() - before; n != 0 {
+				t.Errorf("%d calls", n)
+			}
+		})
+	}
+}
+
+// TestTokensThatTheAPIFailsOnKeepNobodyFromARefresh has a stranger make up tokens that it fails on, or so many that it limits them: a
+// JWT is traded in the place of the token beside it.
+func TestTokensThatTheAPIFailsOnKeepNobodyFromARefresh(t *testing.T) {
+	for name, fault := range map[string]sessionapitest.Fault{
+		"it fails":     {Status: 500, Body: "<html>"},
+		"it limits us": {Status: 429, Headers: map[string]string{"Retry-After": "60"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, session.Consumer, nil)
+			login := h.logIn(sessionapitest.LogIn{})
+			if err := h.emulator.SetFault("authenticate", fault); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 5 {
+				h.check("/", "x-session-token", strings.Repeat(string(rune('a'+i)), 44))
+			}
+			h.emulator.ClearFaults()
+			cookies := "stytch_session=" + login.Token + "; stytch_session_jwt=" + h.mint(login, 6*time.Minute)
+			if a := h.check("/", "cookie", "stytch_session="+login.Token); a.status() != 503 || a.reason != "api_unavailable" {
+				t.Errorf("the token alone: %d %s", a.status(), a.reason)
+			}
+			if a := h.check("/", "cookie", cookies); a.status() != 200 || a.reason != "exchanged" {
+				t.Errorf("beside its JWT: %d %s", a.status(), a.reason)
 			}
 		})
 	}

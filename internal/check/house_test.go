@@ -39,8 +39,9 @@ type house struct {
 	t           testing.TB
 	emulator    *sessionapitest.Server
 	server      *check.Server
+	service     *check.Service
 	revocations *revocation.Denylist
-	client      *sessionapi.Client
+	client      *client
 	log         *safeBuffer
 	metrics     *prometheus.Registry
 }
@@ -79,7 +80,7 @@ func newHouseOf(t testing.TB, product session.Product, edit func(*check.Config),
 		CacheBytes: 1 << 20,
 	}
 	clientConfig := sessionapi.Config{
-		Product: product, ProjectID: project, Secret: sessionapitest.DefaultSecret, BaseURL: api.URL,
+		Product: product, ProjectID: project, Secret: session.Secret(sessionapitest.DefaultSecret), BaseURL: api.URL,
 		Timeout: 2 * time.Second, MaxCalls: 256, KeptExchanges: 100,
 		OnEnded: func(s *session.Session, certain bool) {
 			if certain {
@@ -97,16 +98,13 @@ func newHouseOf(t testing.TB, product session.Product, edit func(*check.Config),
 		t.Fatal(err)
 	}
 	clientConfig.Verify = verifier.Verify
-	client, err := sessionapi.New(clientConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h.client = &client{cfg: clientConfig}
+	h.client.renew(t)
 	denylist, err := revocation.New(revocation.Config{Retention: time.Hour, Leeway: 5 * time.Second, Capacity: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.revocations = denylist
-	h.client = client
 	cfg := check.Config{
 		Rules: compile(t,
 			policy.Rule{Name: "public", Match: prefix("/public"), Session: policy.None},
@@ -114,15 +112,15 @@ func newHouseOf(t testing.TB, product session.Product, edit func(*check.Config),
 			policy.Rule{Name: "fresh", Match: prefix("/fresh"), MaxTokenAge: 0},
 			policy.Rule{Name: "half a minute", Match: prefix("/30s"), MaxTokenAge: 30 * time.Second},
 		),
-		Projects:    map[string]check.Project{project: {Product: product, Verifier: verifier, API: client}},
+		Projects:    map[string]check.Project{project: {Product: product, Verifier: verifier, API: h.client}},
 		Credentials: session.Names{JWTCookie: "stytch_session_jwt", TokenCookie: "stytch_session", TokenHeader: "x-session-token"},
 		JWTCookie:   check.CookieAttributes{Path: "/", SameSite: "Lax", Secure: true},
 		IdentityHeaders: []check.IdentityHeader{
 			{Name: "x-auth-subject", Value: "subject"}, {Name: "x-auth-session-id", Value: "session_id"},
 			{Name: "x-auth-organization-id", Value: "organization_id"}, {Name: "x-auth-roles", Value: "roles"},
 		},
-		Logger:     slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Registerer: h.metrics,
+		Logger:  slog.New(slog.NewJSONHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Metrics: check.NewMetrics(h.metrics),
 	}
 	cfg.Revocations = h.revocations
 	if edit != nil {
@@ -131,15 +129,33 @@ func newHouseOf(t testing.TB, product session.Product, edit func(*check.Config),
 	if h.server, err = check.New(cfg); err != nil {
 		t.Fatal(err)
 	}
+	h.service = check.NewService(h.server)
 	t.Cleanup(func() {
 		h.emulator.ClearFaults()
-		client.Wait()
+		h.client.Wait()
 		verifier.Close()
 		stop()
 		<-ended
 		api.Close()
 	})
 	return h
+}
+
+// client is a session API client that can be replaced by one that has seen nothing, in whose way no breaker stands.
+type client struct {
+	*sessionapi.Client
+	cfg sessionapi.Config
+}
+
+func (c *client) renew(t testing.TB) {
+	t.Helper()
+	if c.Client != nil {
+		c.Wait()
+	}
+	var err error
+	if c.Client, err = sessionapi.New(c.cfg); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // compile makes a set of rules for the house's project; the default one wants a session.

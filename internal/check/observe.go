@@ -2,39 +2,47 @@ package check
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"runtime"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"authz-sidecar/internal/panics"
 )
 
-// observer writes one log line and counts one decision for each Check.
-type observer struct {
-	logger *slog.Logger
-	// decisions are those that stood, observed those that a shadow let pass, left those that Envoy decides.
-	decisions, observed [lastReason + 1]prometheus.Counter
-	left                prometheus.Counter
-	wouldDeny           *prometheus.CounterVec
-	setAside            prometheus.Counter
-	recalled, verified  prometheus.Counter
-	seconds             prometheus.Histogram
-	panics              prometheus.Counter
-	lastPanic           atomic.Int64 // when one was logged, in Unix nanoseconds
+// Metrics count what Servers decide: one after the other may have the same.
+type Metrics struct {
+	decisions *prometheus.CounterVec
+	// stood are the decisions that stood, by reason, left those that Envoy decides.
+	stood              [lastReason + 1]prometheus.Counter
+	left               prometheus.Counter
+	wouldDeny          *prometheus.CounterVec
+	shadowRules        prometheus.Gauge
+	setAside           prometheus.Counter
+	recalled, verified prometheus.Counter
+	seconds            prometheus.Histogram
+	panics             prometheus.Counter
+	lastPanic          atomic.Int64 // when one was logged, in Unix nanoseconds
 }
 
-// newObserver makes one for so many rules that only observe.
-func newObserver(logger *slog.Logger, registerer prometheus.Registerer, shadowRules int) *observer {
+// NewMetrics registers nothing where the registerer is nil.
+func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	auto := promauto.With(registerer)
-	decisions := auto.NewCounterVec(prometheus.CounterOpts{
-		Name: "authz_decisions_total",
-		Help: "Checks answered, by verdict (allow, deny, would_deny where a rule only observes, left_to_envoy) and reason.",
-	}, []string{"verdict", "reason"})
-	o := &observer{
-		logger: logger,
+	m := &Metrics{
+		decisions: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "authz_decisions_total",
+			Help: "Checks answered, by verdict (allow, deny, would_deny where a rule only observes, left_to_envoy) and reason.",
+		}, []string{"verdict", "reason"}),
+		wouldDeny: auto.NewCounterVec(prometheus.CounterOpts{
+			Name: "authz_would_deny_total",
+			Help: "Checks that passed because a rule only observes, by rule and reason.",
+		}, []string{"rule", "reason"}),
+		shadowRules: auto.NewGauge(prometheus.GaugeOpts{
+			Name: "authz_shadow_rules",
+			Help: "Rules that only observe, the default one included.",
+		}),
 		seconds: auto.NewHistogram(prometheus.HistogramOpts{
 			Name: "authz_check_seconds",
 			Help: "Time from the arrival of a Check to its answer.",
@@ -54,26 +62,42 @@ func newObserver(logger *slog.Logger, registerer prometheus.Registerer, shadowRu
 		Name: "authz_jwts_total",
 		Help: "Session JWTs presented, by proof: recalled (verified before) or verified (anew, or refused).",
 	}, []string{"proof"})
-	o.recalled, o.verified = proofs.WithLabelValues("recalled"), proofs.WithLabelValues("verified")
-	left := decision{reason: APIUnavailable, leftToEnvoy: true}
-	o.left = decisions.WithLabelValues(left.verdict(), left.reason.String())
-	o.wouldDeny = auto.NewCounterVec(prometheus.CounterOpts{
-		Name: "authz_would_deny_total",
-		Help: "Checks that passed because a rule only observes, by rule and reason.",
-	}, []string{"rule", "reason"})
-	auto.NewGauge(prometheus.GaugeOpts{
-		Name: "authz_shadow_rules",
-		Help: "Rules that only observe, the default one included.",
-	}).Set(float64(shadowRules))
+	m.recalled, m.verified = proofs.WithLabelValues("recalled"), proofs.WithLabelValues("verified")
+	m.left = m.counter(decision{reason: APIUnavailable, leftToEnvoy: true})
 	for r := Public; r <= lastReason; r++ {
-		d := decision{reason: r}
-		o.decisions[r] = decisions.WithLabelValues(d.verdict(), r.String())
-		if d.shadowed = true; shadowRules > 0 && canShadow(r) {
-			o.observed[r] = decisions.WithLabelValues(d.verdict(), r.String())
+		m.stood[r] = m.counter(decision{reason: r})
+	}
+	return m
+}
+
+func (m *Metrics) counter(d decision) prometheus.Counter {
+	return m.decisions.WithLabelValues(d.verdict(), d.reason.String())
+}
+
+// observer writes one log line and counts one decision for each Check.
+type observer struct {
+	*Metrics
+	logger *slog.Logger
+	// observed are the decisions that a shadow let pass; shadows is how many rules can.
+	observed [lastReason + 1]prometheus.Counter
+	shadows  int
+}
+
+func newObserver(logger *slog.Logger, metrics *Metrics, shadowRules int) *observer {
+	if metrics == nil {
+		metrics = NewMetrics(nil)
+	}
+	o := &observer{Metrics: metrics, logger: logger, shadows: shadowRules}
+	for r := Public; r <= lastReason; r++ {
+		if shadowRules > 0 && canShadow(r) {
+			o.observed[r] = o.counter(decision{reason: r, shadowed: true})
 		}
 	}
 	return o
 }
+
+// inUse shows what is so of the configuration that counts from now on.
+func (o *observer) inUse() { o.shadowRules.Set(float64(o.shadows)) }
 
 // The longest method, host, path and request id that a log line holds; they come from strangers.
 const maxLogged = 256
@@ -93,7 +117,7 @@ func (o *observer) decided(ctx context.Context, w *work, took time.Duration) {
 	case d.leftToEnvoy:
 		o.left.Inc()
 	default:
-		o.decisions[reason].Inc()
+		o.stood[reason].Inc()
 	}
 	if d.proved.setAside {
 		o.setAside.Inc()
@@ -151,18 +175,14 @@ func (o *observer) decided(ctx context.Context, w *work, took time.Duration) {
 // disk with stacks. The counter has them all.
 const panicInterval = 10 * time.Second
 
-// panicked logs the stack. The value is shown only where the runtime made it: any other could quote a credential.
-func (o *observer) panicked(value any, stack []byte) {
+// panicked counts a panic that was just recovered, and logs its stack.
+func (o *observer) panicked(value any) {
 	o.panics.Inc()
 	now, last := time.Now().UnixNano(), o.lastPanic.Load()
 	if now-last < int64(panicInterval) || !o.lastPanic.CompareAndSwap(last, now) {
 		return
 	}
-	text := fmt.Sprintf("%T", value)
-	if err, ok := value.(runtime.Error); ok {
-		text = err.Error()
-	}
-	o.logger.Error("check panicked", "panic", text, "stack", string(stack))
+	panics.Tell(o.logger, "check panicked", value)
 }
 
 func clip(s string) string {

@@ -38,7 +38,7 @@ func (h *house) overGRPC(options ...grpc.ServerOption) (client *grpc.ClientConn,
 	h.t.Helper()
 	listener := bufconn.Listen(1 << 16)
 	server := grpc.NewServer(append(options, grpc.ForceServerCodecV2(check.NewCodec()))...)
-	h.server.Register(server)
+	h.service.Register(server)
 	go server.Serve(listener)
 	client, err := grpc.NewClient("passthrough:bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
