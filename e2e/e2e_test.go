@@ -15,7 +15,13 @@ import (
 	"authz-sidecar/internal/sessionapi/sessionapitest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// toxiproxy leaves these behind where a reader leaves in the middle of an answer.
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
+	)
+}
 
 // start runs a rig for a test and ends it with the test.
 func start(t *testing.T, o rig.Options) *rig.Rig {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -22,19 +23,22 @@ type Process struct {
 	log  *Log
 	done chan struct{} // closed when the process has ended
 	err  error         // its end; read after done
+
+	killed atomic.Bool // by Kill: no fault of its own
 }
 
 // stopGrace is how long a process may take to end by itself.
 const stopGrace = 15 * time.Second
 
-// startProcess runs path; its output is kept and written to name.log in dir.
-func startProcess(name, dir, path string, args []string) (*Process, error) {
+// startProcess runs path with more environment; its output is kept and written to name.log in dir.
+func startProcess(name, dir, path string, args []string, env ...string) (*Process, error) {
 	file, err := os.Create(filepath.Join(dir, name+".log"))
 	if err != nil {
 		return nil, err
 	}
 	p := &Process{name: name, log: new(Log), done: make(chan struct{})}
 	p.cmd = exec.Command(path, args...)
+	p.cmd.Env = append(os.Environ(), env...)
 	output := io.MultiWriter(p.log, file)
 	p.cmd.Stdout, p.cmd.Stderr = output, output
 	p.cmd.SysProcAttr = childAttributes()
@@ -59,8 +63,30 @@ func (p *Process) Stop() error {
 	return p.Wait(stopGrace)
 }
 
+// Kill ends the process at once, as the kernel does, and waits until it has ended. Stop and Wait find no fault with that.
+func (p *Process) Kill() {
+	p.killed.Store(true)
+	p.log.Resume()
+	p.cmd.Process.Kill()
+	<-p.done
+}
+
+// Ended says whether the process has ended.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// PID is the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Wait returns when the process has ended; past limit it is killed.
 func (p *Process) Wait(limit time.Duration) error {
+	p.log.Resume() // its end is awaited with all that it wrote
 	select {
 	case <-p.done:
 	case <-time.After(limit):
@@ -68,7 +94,7 @@ func (p *Process) Wait(limit time.Duration) error {
 		<-p.done
 		return fmt.Errorf("%s did not end within %v: killed", p.name, limit)
 	}
-	if p.err != nil {
+	if p.err != nil && !p.killed.Load() {
 		return fmt.Errorf("%s: %w", p.name, p.err)
 	}
 	return nil
@@ -97,15 +123,41 @@ var errEnded = errors.New("process ended")
 type Log struct {
 	mu    sync.Mutex
 	bytes bytes.Buffer
+
+	stalled sync.Mutex // held while nobody reads
+	stalls  atomic.Bool
 }
 
 var _ io.Writer = (*Log)(nil)
 
 // Write implements io.Writer.
 func (l *Log) Write(b []byte) (int, error) {
+	l.stalled.Lock()
+	defer l.stalled.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes.Write(b)
+}
+
+// Stall stops reading what the process writes, so that its pipe fills, until Resume.
+func (l *Log) Stall() {
+	if !l.stalls.Swap(true) {
+		l.stalled.Lock()
+	}
+}
+
+// Resume is the end of Stall, if there was one.
+func (l *Log) Resume() {
+	if l.stalls.Swap(false) {
+		l.stalled.Unlock()
+	}
+}
+
+// From is what was written after the first n bytes.
+func (l *Log) From(n int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.bytes.Bytes()[min(n, l.bytes.Len()):])
 }
 
 // String is all that was written.

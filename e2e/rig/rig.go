@@ -40,17 +40,37 @@ type Options struct {
 	// RemovesUnderscores has the sidecar remove identity headers in every spelling by itself, as it must where an edited Envoy does
 	// not stop those with underscores.
 	RemovesUnderscores bool
+	// Proxies puts one before the session API and one before the key endpoint.
+	Proxies bool
+	// Volume has the configuration and the secret lie in a folder as Kubernetes mounts ConfigMaps and Secrets; see Rig.Write.
+	Volume bool
+	// Env is more environment of the sidecar, "GOMEMLIMIT=64MiB".
+	Env []string
+	// Before is called once all is there but the sidecar and Envoy. Default: nothing.
+	Before func(*Rig) error
+	// Unready has Start not wait until the sidecar is ready: it may never be.
+	Unready bool
 }
 
 // Rig is a running house.
 type Rig struct {
+	// Dir is its folder; "${dir}" stands for it in Listen, Project and Config.
 	Dir      string
 	Emulator *Emulator
 	Sidecar  *Sidecar
 	Envoy    *Envoy
 	App      *App
+	// API and Keys are on the way from the sidecar to the session API and to the key endpoint, if Options.Proxies says so.
+	API, Keys *Proxy
+	// ConfigFile and SecretFile are the sidecar's.
+	ConfigFile, SecretFile string
 	// Client is a client of Envoy's that follows no redirect and keeps no cookie.
 	Client *http.Client
+
+	secret string // the emulator's
+	env    []string
+	volume *volume    // nil without Options.Volume
+	former []*Sidecar // in whose place others were started
 }
 
 // startLimit bounds the start of everything, on a busy machine.
@@ -65,21 +85,29 @@ func Start(ctx context.Context, o Options) (_ *Rig, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rig{Dir: dir, App: startApp(), Client: newClient()}
+	r := &Rig{Dir: dir, App: startApp(), Client: newClient(), env: o.Env}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Close())
 		}
 	}()
 	o.Secret = cmp.Or(o.Secret, sessionapitest.DefaultSecret)
+	r.secret = o.Secret
 	if r.Emulator, err = startEmulator(ctx, dir, o); err != nil {
 		return nil, err
 	}
-	config, err := r.writeConfig(o)
-	if err != nil {
+	if err = r.startProxies(o); err != nil {
 		return nil, err
 	}
-	if r.Sidecar, err = StartSidecar(ctx, config); err != nil {
+	if err = r.writeConfig(o); err != nil {
+		return nil, err
+	}
+	if o.Before != nil {
+		if err = o.Before(r); err != nil {
+			return nil, err
+		}
+	}
+	if err = r.Serve(ctx, !o.Unready); err != nil {
 		return nil, err
 	}
 	if o.EnvoyPath == "" {
@@ -108,8 +136,15 @@ func (r *Rig) Close() error {
 	if r.Envoy != nil {
 		errs = append(errs, r.Envoy.Stop())
 	}
-	if r.Sidecar != nil {
-		errs = append(errs, r.Sidecar.Stop())
+	for _, s := range append(r.former, r.Sidecar) {
+		if s != nil {
+			errs = append(errs, s.Stop())
+		}
+	}
+	for _, p := range []*Proxy{r.API, r.Keys} {
+		if p != nil {
+			p.Close()
+		}
 	}
 	if r.Emulator != nil {
 		errs = append(errs, r.Emulator.Stop())
@@ -122,12 +157,24 @@ func (r *Rig) Close() error {
 	return errors.Join(errs...)
 }
 
-// writeConfig writes the sidecar's configuration, and returns its path.
-func (r *Rig) writeConfig(o Options) (string, error) {
-	secret := filepath.Join(r.Dir, "secret")
-	if err := os.WriteFile(secret, []byte(o.Secret+"\n"), 0o600); err != nil {
-		return "", err
+// startProxies puts proxies between the sidecar and the emulator.
+func (r *Rig) startProxies(o Options) (err error) {
+	if !o.Proxies {
+		return nil
 	}
+	upstream := r.Emulator.URL
+	if o.TLS {
+		upstream = r.Emulator.TLSURL
+	}
+	if r.API, err = StartProxy("api", upstream); err != nil {
+		return err
+	}
+	r.Keys, err = StartProxy("keys", upstream)
+	return err
+}
+
+// writeConfig writes the sidecar's configuration and secret.
+func (r *Rig) writeConfig(o Options) error {
 	if o.CheckAddress == "" {
 		o.CheckAddress = "unix://" + filepath.Join(r.Dir, "authz.sock")
 	}
@@ -139,6 +186,20 @@ func (r *Rig) writeConfig(o Options) (string, error) {
 		api = r.Emulator.TLSURL
 		o.Project = "ca_file: " + r.Emulator.CAFile + "\n" + o.Project
 	}
+	if o.Proxies {
+		api = r.API.URL
+		path := "/v1/sessions/jwks/"
+		if o.Product == "b2b" {
+			path = "/v1/b2b/sessions/jwks/"
+		}
+		o.Project = "key_set_url: " + r.Keys.URL + path + sessionapitest.DefaultProjectID + "\n" + o.Project
+	}
+	dir := r.Dir
+	if o.Volume {
+		dir = filepath.Join(r.Dir, "volume")
+		r.volume = &volume{dir: dir, files: map[string]string{}}
+	}
+	r.ConfigFile, r.SecretFile = filepath.Join(dir, "config.yaml"), filepath.Join(dir, "secret")
 	text := fmt.Sprintf(`listen:
   check: %s
   health: 127.0.0.1:0
@@ -148,9 +209,8 @@ func (r *Rig) writeConfig(o Options) (string, error) {
   secret_file: %s
   api_base_url: %s
 %senvoy_stops_underscores: %t
-%s`, o.CheckAddress, indent(o.Listen), sessionapitest.DefaultProjectID, o.Product, secret, api, indent(o.Project), !o.RemovesUnderscores, o.Config)
-	file := filepath.Join(r.Dir, "config.yaml")
-	return file, os.WriteFile(file, []byte(text), 0o600)
+%s`, o.CheckAddress, indent(o.Listen), sessionapitest.DefaultProjectID, o.Product, r.SecretFile, api, indent(o.Project), !o.RemovesUnderscores, o.Config)
+	return r.Write(map[string]string{"config.yaml": strings.ReplaceAll(text, "${dir}", r.Dir), "secret": o.Secret + "\n"})
 }
 
 func indent(yaml string) string {

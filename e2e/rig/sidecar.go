@@ -26,7 +26,7 @@ type Sidecar struct {
 // StartSidecar runs `authz-sidecar serve` with the configuration file config, which has health on port 0, and returns
 // when it is ready.
 func StartSidecar(ctx context.Context, config string) (*Sidecar, error) {
-	s, err := serve(config)
+	s, err := serve("sidecar", config, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +40,7 @@ func StartSidecar(ctx context.Context, config string) (*Sidecar, error) {
 
 // StartUnready runs a sidecar that need not become ready, and returns when it says of its readiness what reason holds.
 func StartUnready(ctx context.Context, config, reason string) (*Sidecar, error) {
-	s, err := serve(config)
+	s, err := serve("sidecar", config, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func (s *Sidecar) listens() bool {
 
 // SidecarLogs runs a sidecar that need not become ready until its log has text, and ends it.
 func SidecarLogs(ctx context.Context, config, text string) error {
-	s, err := serve(config)
+	s, err := serve("sidecar", config, nil)
 	if err != nil {
 		return err
 	}
@@ -76,12 +76,13 @@ func SidecarLogs(ctx context.Context, config, text string) error {
 	return errors.Join(err, s.Stop())
 }
 
-func serve(config string) (*Sidecar, error) {
+func serve(name, config string, env []string, args ...string) (*Sidecar, error) {
 	path, err := Binary()
 	if err != nil {
 		return nil, err
 	}
-	process, err := startProcess("sidecar", filepath.Dir(config), path, []string{"serve", "--config", config, "--log-level", "debug"})
+	args = append([]string{"serve", "--config", config, "--log-level", "debug"}, args...)
+	process, err := startProcess(name, filepath.Dir(config), path, args, env...)
 	return &Sidecar{Process: process}, err
 }
 
@@ -107,10 +108,24 @@ func (s *Sidecar) Health(ctx context.Context, path string) (int, string, error) 
 
 // Metric is the sum of the samples of a metric whose labels hold each of the given `label="value"`.
 func (s *Sidecar) Metric(ctx context.Context, name string, labels ...string) (float64, error) {
+	text, err := s.Metrics(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return MetricIn(text, name, labels...)
+}
+
+// Metrics are all of the sidecar's, as Prometheus gets them.
+func (s *Sidecar) Metrics(ctx context.Context) (string, error) {
 	status, text, err := s.Health(ctx, "/metrics")
 	if err != nil || status != http.StatusOK {
-		return 0, fmt.Errorf("/metrics: %d, %w", status, err)
+		return "", fmt.Errorf("/metrics: %d, %w", status, err)
 	}
+	return text, nil
+}
+
+// MetricIn is Metric of what Metrics was.
+func MetricIn(text, name string, labels ...string) (float64, error) {
 	sum, found := 0.0, false
 lines:
 	for line := range strings.Lines(text) {
