@@ -126,6 +126,12 @@ attacks: ## Play the 105 attacks, and print what becomes of each.
 	@go test -c -vet=off -o bin/attacks ./internal/attacks
 	@cd internal/attacks && ATTACKS=print ../../bin/attacks -test.run '^TestAttacks$$'
 
+# ROW=17 plays one.
+.PHONY: faults
+faults: build $(firstword $(ENVOY_FILES)) ## Pull every plug of the fault table (docs/operations.md), and print what is observed.
+	@go test -c -vet=off -o bin/faults ./e2e
+	@cd e2e && FAULTS=print ../bin/faults -test.timeout 30m -test.run '^TestFaults$$/^rows$$$(if $(ROW),/^$(ROW)$$)' 2>&1 >/dev/null
+
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZTIME=30s; FUZZ=pattern chooses, FUZZJOBS=n at a time.
 	@tools/fuzz '$(FUZZ)'
@@ -134,6 +140,11 @@ fuzz: ## Fuzz every target for FUZZTIME=30s; FUZZ=pattern chooses, FUZZJOBS=n at
 amplification: ## What 100,000 requests of each hostile family cost, and their CPU beside that of an honest one.
 	AMPLIFY=100000 go test -count=1 -vet=off -timeout 60m -v -run '^(TestWhatIsNotSigned|TestWhatMustBeAsked|TestAFlood)' ./internal/check
 	go test -vet=off -run '^$$' -bench '^BenchmarkRejected$$' -benchtime 40x ./internal/check
+
+.PHONY: soak
+soak: build $(firstword $(ENVOY_FILES)) ## Mixed load in bad weather for DURATION=10m, judged by an oracle; SEED=n brings the same weather again.
+	@go build -o bin/soak ./soak
+	@bin/soak -duration $(or $(DURATION),10m) $(if $(SEED),-seed $(SEED)) $(if $(WEATHER),-weather "$(WEATHER)")
 
 .PHONY: vulncheck
 vulncheck: $(T)/bin/govulncheck # Known vulnerabilities, where the database can be reached.
