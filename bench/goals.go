@@ -34,6 +34,7 @@ var goals = []goal{
 	{"honest p99 in a forged flood, to that without", result.Mixes, result.HonestInFlood, result.P99, result.HonestAlone, 2, true, "×"},
 	{"RSS at 100,000 tokens", result.Memory, result.Product, result.RSS100k, "", 120, true, " MiB"},
 	{"exec to the first allowed Check", result.ColdStart, result.KeysUp, result.Start, "", 100, true, " ms"},
+	{"exec to the first allowed Check, saved keys, the key endpoint down", result.ColdStart, result.SavedKeys, result.Start, "", 100, true, " ms"},
 }
 
 // verdict is what became of a goal.

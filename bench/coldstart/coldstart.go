@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -13,13 +14,14 @@ import (
 	"authz-sidecar/bench/proc"
 	"authz-sidecar/bench/result"
 	"authz-sidecar/bench/subject"
+	"authz-sidecar/internal/sessionapi/sessionapitest"
 )
 
 // The parts of a start, which come to result.Start.
 const (
 	Init    = "init_ms"    // the Go runtime's start, and the init functions of all packages
 	Load    = "load_ms"    // exec itself; then the configuration and all that is made of it, until Checks are accepted
-	Keys    = "keys_ms"    // until the key set is there
+	Keys    = "keys_ms"    // until the key set is there, which a saved one is by then
 	Allowed = "allowed_ms" // until the first Check is allowed, connecting included
 )
 
@@ -30,32 +32,53 @@ const (
 	startsIn = 20 * time.Second
 )
 
-// Run starts the sidecar again and again; each start is a round of its own in the results.
+// Run starts the sidecar again and again, with the key endpoint up and then, with the key set that was saved, while it is down; each
+// start is a round of its own in the results.
 func Run(ctx context.Context, stage *subject.Stage) ([]result.Result, error) {
-	stage.Note("Cold start with a saved key set was not measured: the sidecar saves none.")
 	token, err := stage.Token(0)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := start(ctx, stage, token); err != nil { // from here on the binary is in memory
+	saves := stage.Path(".state")
+	if err := os.Mkdir(saves, 0o700); err != nil {
+		return nil, err
+	}
+	saving := subject.ProductOptions{Extra: "state_dir: " + saves + "\n"}
+	if _, err := start(ctx, stage, token, saving, loaded); err != nil { // from here on the binary is in memory, and the set on disk
 		return nil, err
 	}
 	var results []result.Result
-	for n := range startsPerRound * stage.Rounds {
-		values, err := start(ctx, stage, token)
-		if err != nil {
-			return results, err
+	starts := func(name string, o subject.ProductOptions, keysLoaded string) error {
+		for n := range startsPerRound * stage.Rounds {
+			values, err := start(ctx, stage, token, o, keysLoaded)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			results = append(results, result.Result{Group: result.ColdStart, Subject: name, Round: n, Values: values})
 		}
-		results = append(results, result.Result{Group: result.ColdStart, Subject: result.KeysUp, Round: n, Values: values})
+		return nil
 	}
-	return results, nil
+	if err := starts(result.KeysUp, subject.ProductOptions{}, loaded); err != nil {
+		return results, err
+	}
+	if err := stage.Service.SetFault(sessionapitest.EndpointKeySet, sessionapitest.Fault{Refuse: true}); err != nil {
+		return results, err
+	}
+	defer stage.Service.ClearFaults()
+	return results, starts(result.SavedKeys, saving, loadedFromFile)
 }
 
-// start is one start with its parts.
-func start(ctx context.Context, stage *subject.Stage, token string) (map[string]float64, error) {
+// What the sidecar logs when its keys are there.
+const (
+	loaded         = "key set loaded"
+	loadedFromFile = "key set loaded from file"
+)
+
+// start is one start with its parts; keysLoaded is what is logged once the keys are there.
+func start(ctx context.Context, stage *subject.Stage, token string, o subject.ProductOptions, keysLoaded string) (map[string]float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, startsIn)
 	defer cancel()
-	config, address, err := stage.WriteConfig(subject.ProductOptions{})
+	config, address, err := stage.WriteConfig(o)
 	if err != nil {
 		return nil, err
 	}
@@ -83,14 +106,14 @@ func start(ctx context.Context, stage *subject.Stage, token string) (map[string]
 	}
 	whole := time.Since(begin)
 	log := sidecar.Log()
-	serving, keys := logged(log, "serving checks").Sub(begin), logged(log, "key set loaded").Sub(begin)
+	serving, keys := logged(log, "serving checks").Sub(begin), logged(log, keysLoaded).Sub(begin)
 	initialized, err := initEnd(log)
 	if err != nil {
 		return nil, err
 	}
 	return map[string]float64{
 		result.Start: milliseconds(whole), Init: initialized, Load: milliseconds(serving) - initialized,
-		Keys: milliseconds(keys - serving), Allowed: milliseconds(whole - keys),
+		Keys: milliseconds(max(keys-serving, 0)), Allowed: milliseconds(whole - max(keys, serving)),
 	}, nil
 }
 
