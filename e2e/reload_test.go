@@ -194,6 +194,25 @@ func TestAProjectThatChangesKeepsItsKeys(t *testing.T) {
 	}
 }
 
+// TestAProjectThatCouldProveNothingIsNotPutToUse gives it a place of keys where nobody answers.
+func TestAProjectThatCouldProveNothingIsNotPutToUse(t *testing.T) {
+	t.Parallel() // it waits for keys that do not come
+	r := start(t, rig.Options{Config: "rules:\n- { name: door, match: { path_prefix: /door }, session: none }\n"})
+	login := logIn(t, r, sessionapitest.LogIn{})
+	edit(t, r, "- project_id:", "- key_set_url: http://127.0.0.1:1/keys\n  project_id:")
+	edit(t, r, "session: none", "session: refused")
+	eventually(t, "the failure shows", func() bool { return metric(t, r, "authz_config_last_reload_successful") == 0 })
+	if status := statusOf(t, r, "/app", bearer(login.JWT)); status != 200 {
+		t.Errorf("a session: %d", status)
+	}
+	if status := statusOf(t, r, "/door", nil); status != 200 {
+		t.Errorf("a rule of the configuration that is not in use: %d", status)
+	}
+	eventually(t, "the log says why", func() bool {
+		return strings.Contains(r.Sidecar.Log().String(), "has not been loaded") && strings.Contains(r.Sidecar.Log().String(), "the configuration in use has it")
+	})
+}
+
 // TestWhatNeedsARestartSaysSo changes an address and a rule: the rule counts, the address does not.
 func TestWhatNeedsARestartSaysSo(t *testing.T) {
 	r := start(t, rig.Options{})

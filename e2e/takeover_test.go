@@ -40,21 +40,32 @@ func TestATakeoverLosesNoRequest(t *testing.T) {
 	})
 }
 
-// TestATakeoverThatIsNeverReadyTakesNothing cannot load its keys.
-func TestATakeoverThatIsNeverReadyTakesNothing(t *testing.T) {
+// TestATakeoverThatIsToldToEndTakesNothing gets its keys in the moment in which it is told to.
+func TestATakeoverThatIsToldToEndTakesNothing(t *testing.T) {
 	r := start(t, rig.Options{})
 	login := logIn(t, r, sessionapitest.LogIn{})
-	if err := r.Emulator.Control.SetFault(t.Context(), sessionapitest.EndpointKeySet, sessionapitest.Fault{Refuse: true}); err != nil {
+	if err := r.Emulator.Control.SetFault(t.Context(), sessionapitest.EndpointKeySet, sessionapitest.Fault{Latency: 4 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	first := r.Sidecar
 	if err := r.Serve(ctx, true, "--takeover"); err == nil {
 		t.Error("it took over without keys")
 	}
-	if err := r.Sidecar.Stop(); err != nil {
+	eventually(t, "it waits", func() bool {
+		return strings.Contains(r.Sidecar.Log().String(), "waiting to be ready before the takeover")
+	})
+	r.Sidecar.Signal(syscall.SIGTERM)
+	eventually(t, "it drains", func() bool { return strings.Contains(r.Sidecar.Log().String(), `"draining"`) })
+	if err := r.Emulator.Control.ClearFaults(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Sidecar.Wait(10 * time.Second); err != nil {
 		t.Error(err)
+	}
+	if log := r.Sidecar.Log().String(); !strings.Contains(log, "key set loaded") || strings.Contains(log, "took over") {
+		t.Errorf("the keys should have come, and nothing more:\n%s", r.Sidecar.Log().Tail())
 	}
 	r.Sidecar = first
 	if status := statusOf(t, r, "/app", bearer(login.JWT)); status != 200 {

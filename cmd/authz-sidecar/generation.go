@@ -45,7 +45,7 @@ func newGeneration(cfg *config.Config, before *generation, s shared) (*generatio
 		}
 		p, err := newProject(c, s.denylist, s.logger)
 		if err != nil {
-			g.end()
+			g.stopBegun()
 			return nil, err
 		}
 		if old != nil {
@@ -67,7 +67,7 @@ func newGeneration(cfg *config.Config, before *generation, s shared) (*generatio
 	}
 	var err error
 	if g.server, err = check.New(gate); err != nil {
-		g.end()
+		g.stopBegun()
 		return nil, err
 	}
 	return g, nil
@@ -80,8 +80,8 @@ func (g *generation) start(ctx context.Context, run func(func() error)) {
 	}
 }
 
-// end ends what the generation before had not, started or not.
-func (g *generation) end() {
+// stopBegun ends what the generation before had not, started or not.
+func (g *generation) stopBegun() {
 	for _, p := range g.begun {
 		p.stop()
 	}
@@ -93,9 +93,9 @@ const (
 	firstKeysPoll  = 20 * time.Millisecond
 )
 
-// worse waits until each project can prove what it could prove in the generation before, and says what it still waits for if that
-// does not come to be.
-func (g *generation) worse(ctx context.Context, before *generation) error {
+// catchUp waits until each project can prove what it could prove in the generation before. Its error says what is still missing once
+// that has taken too long.
+func (g *generation) catchUp(ctx context.Context, before *generation) error {
 	ctx, cancel := context.WithTimeout(ctx, firstKeysLimit)
 	defer cancel()
 	for _, p := range g.begun {
@@ -114,13 +114,13 @@ func (g *generation) worse(ctx context.Context, before *generation) error {
 	return nil
 }
 
-// ended are the projects of the generation before that this one has not.
-func (g *generation) ended(before *generation) projects {
-	var ended projects
+// left are the projects of the generation before that this one has not.
+func (g *generation) left(before *generation) projects {
+	var left projects
 	for _, p := range before.projects {
 		if !slices.Contains(g.projects, p) {
-			ended = append(ended, p)
+			left = append(left, p)
 		}
 	}
-	return ended
+	return left
 }

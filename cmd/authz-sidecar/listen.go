@@ -30,11 +30,6 @@ func listen(cfg config.Listen, takeover bool, logger *slog.Logger, registerer pr
 			l.close()
 		}
 	}()
-	if !takeover {
-		if err := l.listenOthers(cfg); err != nil {
-			return nil, err
-		}
-	}
 	switch {
 	case cfg.Network == "unix":
 		l.socket, err = socket.Listen(socket.Config{Path: cfg.Address, Mode: cfg.SocketMode, Takeover: takeover, Logger: logger, Registerer: registerer})
@@ -53,6 +48,11 @@ func listen(cfg config.Listen, takeover bool, logger *slog.Logger, registerer pr
 		l.check = newPeerListener(l.check, cfg.AllowedUIDs, logger, registerer)
 	}
 	l.check = socket.Bound(l.check, maxConnections, logger, registerer)
+	if !takeover {
+		if err := l.listenOthers(cfg); err != nil {
+			return nil, err
+		}
+	}
 	return l, nil
 }
 
@@ -77,23 +77,24 @@ const maxConnections = 1024
 // that its drain takes.
 const othersPoll = 50 * time.Millisecond
 
-// takeOver puts the socket in the predecessor's place, tells that one to end, and opens health and admin as soon as it has left them,
-// or ctx is done.
-func (l *listeners) takeOver(ctx context.Context, cfg config.Listen, logger *slog.Logger) error {
-	if err := l.socket.Publish(); err != nil {
-		return fmt.Errorf("listen.check: %w", err)
-	}
+// awaitOthers opens health and admin as soon as the predecessor of a takeover has left them, or ctx is done.
+func (l *listeners) awaitOthers(ctx context.Context, cfg config.Listen, logger *slog.Logger) error {
+	late := time.NewTimer(drainPause + drainGrace + time.Second)
+	defer late.Stop()
 	for waiting := false; ; waiting = true {
 		err := l.listenOthers(cfg)
 		if !errors.Is(err, syscall.EADDRINUSE) {
 			return err
 		}
+		l.closeOthers() // for nobody to wait at one of them
 		if !waiting {
 			logger.Info("waiting for the predecessor to leave", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-late.C:
+			logger.Warn("a process that this takeover has not ended still listens: end it, or choose another address", "error", err)
 		case <-time.After(othersPoll):
 		}
 	}
@@ -114,10 +115,21 @@ func (l *listeners) release() {
 	}
 }
 
+// close closes all, and removes the socket file.
 func (l *listeners) close() {
-	for _, one := range []net.Listener{l.check, l.health, l.admin} {
-		if one != nil {
-			one.Close()
+	l.release()
+	if l.check != nil {
+		l.check.Close()
+	}
+	l.closeOthers()
+}
+
+// closeOthers closes health and admin.
+func (l *listeners) closeOthers() {
+	for _, one := range []*net.Listener{&l.health, &l.admin} {
+		if *one != nil {
+			(*one).Close()
+			*one = nil
 		}
 	}
 }
@@ -128,6 +140,9 @@ func listenTCP(field, address string) (net.Listener, error) {
 		return nil, nil
 	}
 	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s: %w: stop who listens there, or choose another address", field, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", field, err)
 	}

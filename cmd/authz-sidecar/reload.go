@@ -128,7 +128,7 @@ func (r *reloader) ready(ctx context.Context) error {
 		case <-time.After(firstKeysPoll):
 		}
 	}
-	return nil
+	return ctx.Err()
 }
 
 // serverTLS is the server's as the configuration in use has it, nil for none.
@@ -190,10 +190,14 @@ func (r *reloader) Run(ctx context.Context) error {
 
 // reload does it once. It says whether it failed for a reason that may pass by itself.
 func (r *reloader) reload(ctx context.Context, cause string) (again bool) {
+	var next *generation
 	defer func() {
 		if v := recover(); v != nil {
 			panics.Tell(r.logger, "reload panicked", v)
 			r.failed(panics.ErrPanicked)
+		}
+		if next != nil && r.current.Load() != next {
+			next.stopBegun()
 		}
 	}()
 	r.missing() // for readiness not to be taken back by what is new
@@ -205,14 +209,12 @@ func (r *reloader) reload(ctx context.Context, cause string) (again bool) {
 	}
 	r.watcher.Watch(cfg.Files)
 	before := r.current.Load()
-	next, err := newGeneration(cfg, before, r.shared)
-	if err != nil {
+	if next, err = newGeneration(cfg, before, r.shared); err != nil {
 		r.failed(err)
 		return false
 	}
 	next.start(ctx, r.run)
-	if err := next.worse(ctx, before); err != nil {
-		next.end()
+	if err := next.catchUp(ctx, before); err != nil {
 		r.failed(err)
 		return ctx.Err() == nil
 	}
@@ -236,9 +238,9 @@ func (r *reloader) use(next, before *generation) {
 	r.current.Store(next)
 	r.service.Use(next.server)
 	// Checks that began before may go on for as long as the last ones of a drain.
-	ended := next.ended(before)
+	left := next.left(before)
 	time.AfterFunc(drainGrace, func() {
-		for _, p := range ended {
+		for _, p := range left {
 			p.stop()
 		}
 	})
@@ -255,7 +257,7 @@ func (r *reloader) succeeded(cause string, next, before *generation) {
 	r.metrics.needsRestart.Set(float64(min(len(needsRestart), 1)))
 
 	r.logger.Info("configuration reloaded", "cause", cause, "rules", ruleCount(next.config), "projects", len(next.projects),
-		"projects_begun", len(next.begun), "projects_ended", len(next.ended(before)))
+		"projects_begun", len(next.begun), "projects_ended", len(next.left(before)))
 	if len(needsRestart) > 0 {
 		r.logger.Warn("the configuration says what only a restart can take up; all else is in use", "fields", strings.Join(needsRestart, ", "))
 	}

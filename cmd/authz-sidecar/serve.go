@@ -112,7 +112,7 @@ func serve(ctx context.Context, file string, takeover bool, logger *slog.Logger,
 	if err != nil {
 		return err
 	}
-	defer first.end()
+	defer first.stopBegun()
 	r.current.Store(first)
 	r.tls.Store(cfg.Listen.TLS)
 	r.service = check.NewService(first.server)
@@ -149,10 +149,13 @@ func serve(ctx context.Context, file string, takeover bool, logger *slog.Logger,
 	group.Go(func() error { return r.Run(background) })
 	group.Go(func() error {
 		if takeover {
-			if err := r.ready(background); err != nil {
-				return nil // it is to end
+			if err := r.ready(ctx); err != nil { // who is told to end meanwhile takes nothing over
+				return nil
 			}
-			if err := listeners.takeOver(background, cfg.Listen, logger); err != nil {
+			if err := listeners.socket.Publish(); err != nil {
+				return fmt.Errorf("listen.check: %w", err)
+			}
+			if err := listeners.awaitOthers(ctx, cfg.Listen, logger); err != nil {
 				return err
 			}
 		}

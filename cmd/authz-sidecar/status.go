@@ -51,7 +51,7 @@ func (r *reloader) describe() any {
 	s := status{
 		Version:       version,
 		Configuration: r.configStatus(g),
-		Waiting:       g.projects.missing(),
+		Waiting:       r.missing(),
 		Overloaded:    r.overloaded(),
 		Revocations:   r.denylist.Status(),
 	}

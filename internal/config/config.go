@@ -98,7 +98,7 @@ func LoadWithoutFiles(path string) (*Config, error) { return load(path, true) }
 func load(path string, withoutFiles bool) (*Config, error) {
 	data, sum, err := watch.Read(path)
 	if err != nil {
-		return nil, fmt.Errorf("configuration %s: %w", path, err)
+		return nil, fmt.Errorf("configuration %s: %w: check that it is there and that the sidecar may read it", path, err)
 	}
 	return parse(path, data, watch.Files{path: sum}, withoutFiles)
 }

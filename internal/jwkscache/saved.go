@@ -138,7 +138,7 @@ func (c *Cache) decode(text []byte, now time.Time) (*snapshot, error) {
 	case s.Format != savedFormat:
 		return nil, fmt.Errorf("its format is %d, want %d: the next fetch replaces it", s.Format, savedFormat)
 	case s.ProjectID != c.config.ProjectID || s.URL != c.config.URL:
-		return nil, fmt.Errorf("it is of project %q from %s, want %q from %s: give each project a file of its own",
+		return nil, fmt.Errorf("it is of project %q from %s, want %q from %s: if the address was not changed on purpose, give each sidecar a state_dir of its own",
 			s.ProjectID, s.URL, c.config.ProjectID, c.config.URL)
 	case age < -maxAhead:
 		return nil, fmt.Errorf("it was fetched at %v, which is in the future: set the clock", s.FetchedAt)
