@@ -90,7 +90,7 @@ bin/bench-tool: build $(firstword $(ENVOY_FILES)) $(NODE_BENCH)
 .PHONY: e2e
 e2e: build $(T)/bin/gotestsum $(ENVOY_FILES) $(NODE_SDK) ## The built binary behind real Envoy, and against the vendor's Node SDK.
 	@$(RACE) go build -race -o bin/authz-sidecar-race ./cmd/authz-sidecar
-	$(RACE) AUTHZ_SIDECAR=$(CURDIR)/bin/authz-sidecar-race $(GOTEST) -race -count=1 -timeout 8m ./e2e/...
+	$(RACE) AUTHZ_SIDECAR=$(CURDIR)/bin/authz-sidecar-race $(GOTEST) -race -count=1 -parallel 4 -timeout 8m ./e2e/...
 
 .PHONY: test-k8s
 test-k8s: build $(T)/bin/gotestsum ## The Kubernetes manifests against the API types and pod security.

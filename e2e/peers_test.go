@@ -202,6 +202,7 @@ const mostWeight = 192 << 20
 
 // TestPeersThatMisbehave has one sidecar meet them all: each is bounded, and while it is there others are served.
 func TestPeersThatMisbehave(t *testing.T) {
+	t.Parallel()
 	r := start(t, rig.Options{})
 	honest := neighbour{r, logIn(t, r, sessionapitest.LogIn{}).JWT}
 	message := framed(t, checkOf("/app", honest.jwt))
@@ -324,6 +325,7 @@ func dialSocket(t *testing.T, r *rig.Rig) net.Conn {
 
 // TestASilentPeerIsHungUpOn has them all wait for as long as it takes, beside one who is idle and answers pings.
 func TestASilentPeerIsHungUpOn(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("FAULTS") == "" {
 		t.Skip("slow: make faults plays it")
 	}
@@ -383,6 +385,7 @@ func TestASilentPeerIsHungUpOn(t *testing.T) {
 
 // TestMoreConnectionsThanMayBe hangs up on those beyond the bound, and on no other.
 func TestMoreConnectionsThanMayBe(t *testing.T) {
+	t.Parallel()
 	r := start(t, rig.Options{})
 	honest := neighbour{r, logIn(t, r, sessionapitest.LogIn{}).JWT}
 	honest.served(t)
@@ -423,6 +426,7 @@ func TestMoreConnectionsThanMayBe(t *testing.T) {
 
 // TestOversize looks on both sides of each bound: what is within is answered, what is not is refused, and nobody else suffers.
 func TestOversize(t *testing.T) {
+	t.Parallel()
 	r := start(t, rig.Options{})
 	honest := neighbour{r, logIn(t, r, sessionapitest.LogIn{}).JWT}
 	small := checkOf("/app", honest.jwt)
@@ -514,6 +518,7 @@ func dialGRPC(t *testing.T, socket string) *grpc.ClientConn {
 // TestALogThatCannotBeWritten starts a sidecar for each way in which writing fails: Checks go on, and what is lost is counted. Of a log
 // that nobody reads see testdata/faults.
 func TestALogThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	r := start(t, rig.Options{})
 	jwt := logIn(t, r, sessionapitest.LogIn{}).JWT
 	binary, err := rig.Binary()

@@ -121,6 +121,7 @@ func operatorStatus(t *testing.T, r *rig.Rig) (s told) {
 
 // TestRulesChangeWithoutARequestNoticing edits, breaks and mends the configuration under load.
 func TestRulesChangeWithoutARequestNoticing(t *testing.T) {
+	t.Parallel()
 	token := filepath.Join(t.TempDir(), "admin-token")
 	if err := os.WriteFile(token, []byte(adminToken), 0o600); err != nil {
 		t.Fatal(err)
@@ -170,6 +171,7 @@ func TestRulesChangeWithoutARequestNoticing(t *testing.T) {
 
 // TestAProjectThatChangesKeepsItsKeys changes how the API is called, and then its name, while the key endpoint is down.
 func TestAProjectThatChangesKeepsItsKeys(t *testing.T) {
+	t.Parallel()
 	r := start(t, rig.Options{Project: "session_api: { timeout: 2s }"})
 	login := logIn(t, r, sessionapitest.LogIn{})
 	stop := underLoad(t, r, 2, "/app", bearer(login.JWT))
@@ -215,6 +217,7 @@ func TestAProjectThatCouldProveNothingIsNotPutToUse(t *testing.T) {
 
 // TestWhatNeedsARestartSaysSo changes an address and a rule: the rule counts, the address does not.
 func TestWhatNeedsARestartSaysSo(t *testing.T) {
+	t.Parallel()
 	r := start(t, rig.Options{})
 	edit(t, r, "health: 127.0.0.1:0", "health: none")
 	edit(t, r, "envoy_stops_underscores: true\n", "envoy_stops_underscores: true\nrules:\n- { match: { path: /new }, session: none }\n")
@@ -229,6 +232,7 @@ func TestWhatNeedsARestartSaysSo(t *testing.T) {
 
 // TestCertificatesAreReplacedWithoutARequestNoticing has the authority of the clients replaced, too.
 func TestCertificatesAreReplacedWithoutARequestNoticing(t *testing.T) {
+	t.Parallel()
 	before, after := newAuthority(t), newAuthority(t)
 	dir := t.TempDir()
 	before.issue(t, dir, "server", "localhost")

@@ -15,6 +15,7 @@ import (
 
 // TestATakeoverLosesNoRequest replaces the sidecar twice under load, through both Envoys.
 func TestATakeoverLosesNoRequest(t *testing.T) {
+	t.Parallel()
 	eachEnvoy(t, func(t *testing.T, envoy string) {
 		r := start(t, rig.Options{EnvoyPath: envoy})
 		login := logIn(t, r, sessionapitest.LogIn{})
@@ -42,6 +43,7 @@ func TestATakeoverLosesNoRequest(t *testing.T) {
 
 // TestATakeoverThatIsToldToEndTakesNothing gets its keys in the moment in which it is told to.
 func TestATakeoverThatIsToldToEndTakesNothing(t *testing.T) {
+	t.Parallel()
 	r := start(t, rig.Options{})
 	login := logIn(t, r, sessionapitest.LogIn{})
 	if err := r.Emulator.Control.SetFault(t.Context(), sessionapitest.EndpointKeySet, sessionapitest.Fault{Latency: 4 * time.Second}); err != nil {
@@ -84,6 +86,7 @@ func TestATakeoverThatIsToldToEndTakesNothing(t *testing.T) {
 
 // TestASocketThatIsRemovedIsBoundAgain removes it under load.
 func TestASocketThatIsRemovedIsBoundAgain(t *testing.T) {
+	t.Parallel()
 	r := start(t, rig.Options{})
 	login := logIn(t, r, sessionapitest.LogIn{})
 	stop := underLoad(t, r, 4, "/app", bearer(login.JWT))
@@ -115,6 +118,7 @@ func TestASocketThatIsRemovedIsBoundAgain(t *testing.T) {
 // TestADrainRefusesNobodyWhoCame ends the sidecar under load: each request gets an answer of the sidecar's until Envoy has been told,
 // and Envoy's own 503 from then on.
 func TestADrainTellsBeforeItCloses(t *testing.T) {
+	t.Parallel()
 	r := start(t, rig.Options{})
 	login := logIn(t, r, sessionapitest.LogIn{})
 	stop := underLoad(t, r, 8, "/app", bearer(login.JWT))
