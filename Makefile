@@ -50,6 +50,7 @@ bin/demo: prerequisites build $(firstword $(ENVOY_FILES))
 test: prerequisites-test ## Everything: generated code, lint, unit and end-to-end tests under race, vulnerabilities.
 	@$(MAKE) --no-print-directory check-generate lint
 	@$(MAKE) --no-print-directory unit gates e2e test-k8s test-image
+	@$(MAKE) --no-print-directory demo-check >$(T)/demo.log 2>&1 || { cat $(T)/demo.log; exit 1; }
 	@$(MAKE) --no-print-directory vulncheck
 
 .PHONY: unit

@@ -369,9 +369,9 @@ func down(ctx context.Context, s *stage) error {
 		return err
 	}
 	_, err = s.ask(ctx, bearer("/orders", old), want{
-		status: http.StatusServiceUnavailable, reason: "api_unavailable", calls: 1, body: `"reason":"unavailable"`,
+		status: http.StatusServiceUnavailable, reason: "api_unavailable", calls: 2, body: `"reason":"unavailable"`,
 		answer: map[string]string{"Retry-After": "1", "Www-Authenticate": ""},
-		so:     "503 and not 401: whether the session lives could not be asked, so nobody is logged out",
+		so:     "asked once more, since nothing came back; then 503 and not 401: nobody is logged out because it could not be asked",
 	})
 	if err != nil {
 		return err
