@@ -24,10 +24,7 @@ func (s *Server) authorize(ctx context.Context, w *work) decision {
 		return deny(reasonFor(err), err)
 	}
 	rule := found.Rule
-	project := s.projects[rule.Project]
-	arrived := now
-	now = project.Clock.Now(arrived)
-	d := decision{now: now, arrived: arrived, found: found, rule: rule}
+	d := decision{now: now, arrived: now, found: found, rule: rule}
 	switch rule.Session {
 	case policy.None:
 		return d.as(Public)
@@ -52,21 +49,23 @@ func (s *Server) authorize(ctx context.Context, w *work) decision {
 		return d.as(CrossSite)
 	}
 
-	d.proved, err = w.prove(ctx, project.Verifier, d.credential, now)
+	project := s.projects[rule.Project]
+	d.now = project.Clock.Now(d.arrived)
+	d.proved, err = w.prove(ctx, project.Verifier, d.credential, d.now)
 	if err != nil {
 		return d.because(err)
 	}
 	d.session = d.proved.session
-	standing := s.standing(d.session, time.Time{}, arrived)
+	standing := s.standing(d.session, time.Time{}, d.arrived)
 	if standing == revocation.Revoked {
 		return d.as(Revoked)
 	}
 	d.onlyAPI = asksAPI(rule) || standing == revocation.Ask
-	if d.proved.fresh(now, rule.MaxTokenAge) && !d.onlyAPI {
+	if d.proved.fresh(d.now, rule.MaxTokenAge) && !d.onlyAPI {
 		return s.judge(ctx, w, s.refreshAhead(ctx, w, d), Verified)
 	}
 	if rule.DenyExpired && d.proved.session != nil {
-		return d.as(Expired).detailed("issued %v ago, good for %v", now.Sub(d.session.IssuedAt), d.session.Expires.Sub(d.session.IssuedAt))
+		return d.as(Expired).detailed("issued %v ago, good for %v", d.now.Sub(d.session.IssuedAt), d.session.Expires.Sub(d.session.IssuedAt))
 	}
 
 	if s.overloaded != nil && s.overloaded() {

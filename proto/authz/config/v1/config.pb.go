@@ -812,10 +812,10 @@ type Rule struct {
 	// What a session must have beyond being valid. All of it must hold. Default: nothing.
 	Require *Require `protobuf:"bytes,10,opt,name=require,proto3" json:"require,omitempty"`
 	// How long past its exp (or past iat + max_token_age, where that is set) an authentic JWT still passes while the session
-	// API cannot be asked: it is down, too slow, or limits our rate. Not while it is our own limit of calls (`max_calls`) that is
-	// reached, nor where a JWT under an unknown key was set aside. Never past the end of the session, never for a session that is known to have ended, never for an opaque token,
-	// never if our own secret was refused or keys are missing. Not with a permission that the session API evaluates. Default 0s:
-	// never.
+	// API cannot be asked: it is down, too slow, or limits our rate. It is asked about the JWT, not about an opaque token beside it.
+	// Not while it is our own limit of calls (`max_calls`) that is reached, nor where a JWT under an unknown key was set aside. Never
+	// past the end of the session, never for a session that is known to have ended, never for an opaque token, never if our own
+	// secret was refused or keys are missing. Not with a permission that the session API evaluates. Default 0s: never.
 	Grace *durationpb.Duration `protobuf:"bytes,11,opt,name=grace,proto3" json:"grace,omitempty"`
 	// The grace is for GET, HEAD and OPTIONS only. Default false.
 	GraceSafeMethodsOnly bool `protobuf:"varint,12,opt,name=grace_safe_methods_only,json=graceSafeMethodsOnly,proto3" json:"grace_safe_methods_only,omitempty"`
